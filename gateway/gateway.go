@@ -1,0 +1,256 @@
+// Package gateway is the request path: it authenticates a client's request,
+// reserves its upper bound from the wallet, forwards it to the provider,
+// measures the answer's usage and records it before the answer ends.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/valyala/fasthttp"
+
+	"weir/gateway/lease"
+	"weir/gateway/provider"
+	"weir/internal/cards"
+	"weir/internal/ledger"
+	"weir/internal/stream"
+)
+
+const (
+	// maxRequestBytes bounds a request's body: larger than the largest context
+	// window's text, and what one request may cost in memory.
+	maxRequestBytes = 32 << 20
+	// maxHeaderBytes bounds a request's headers; larger ones answer 431.
+	maxHeaderBytes = 16 << 10
+	// readTimeout bounds the reading of one whole request. A connection that
+	// never sends one holds a shutdown up for as long.
+	readTimeout = 5 * time.Second
+	// idleTimeout closes kept connections that send nothing.
+	idleTimeout = 75 * time.Second
+	// writeTimeout bounds every flush to a client, not the whole answer (a
+	// stream sets it anew before each): a client that stops reading has left.
+	writeTimeout = 30 * time.Second
+	// maxConns bounds the client connections served at a time.
+	maxConns = 64 << 10
+)
+
+// Upstream is one provider as configured.
+type Upstream struct {
+	Name         string // first segment of the path and provider on the card
+	Kind         string // openai or anthropic: which APIs it speaks
+	BaseURL      string
+	Key          string
+	CAFile       string
+	AllowPrivate bool
+	StreamUsage  bool // ask for usage in streams
+}
+
+// Options is what a Gateway needs.
+type Options struct {
+	ID         string // of the data directory
+	Ledger     *ledger.DB
+	Spool      *stream.Spool
+	Cards      *cards.Cards
+	Pepper     []byte
+	Upstreams  []Upstream
+	LeaseTTL   time.Duration // how long leases admit without a heartbeat
+	LeaseIdle  time.Duration // a lease unused for this long is closed
+	MaxRequest time.Duration // longest upstream call
+	MissingMax string        // fit, model or refuse
+	Drain      bool          // read on to the usage when the client leaves
+	DrainMax   time.Duration
+	TopUpURL   string
+	Log        *slog.Logger
+	Metrics    *Metrics
+	// Generation finds a settled request for its owner; nil without a
+	// warehouse. The error wraps ledger.ErrNotFound when there is none.
+	Generation func(ctx context.Context, customer, requestID string) ([]byte, error)
+}
+
+// Gateway serves the data plane.
+type Gateway struct {
+	Options
+	Book      *lease.Book
+	routes    map[string]*route
+	directory *directory
+	budgets   *budgets
+	leakage   *leakageLimit
+	server    *fasthttp.Server
+	stopping  atomic.Bool
+	// noNewLeases is what the last heartbeat said.
+	noNewLeases atomic.Bool
+	inFlight    atomic.Int64
+	drains      sync.WaitGroup
+	draining    atomic.Int64
+	abort       context.Context // ends when running calls must end
+	abortNow    context.CancelFunc
+}
+
+// New makes a gateway. It fails on an upstream that cannot be used.
+func New(o Options) (*Gateway, error) {
+	g := &Gateway{Options: o, directory: newDirectory(o.Ledger, o.Pepper), budgets: newBudgets(o.Ledger), leakage: newLeakageLimit()}
+	g.Book = lease.NewBook(lease.Config{Ledger: o.Ledger, Spool: o.Spool, Gateway: o.ID, TTL: o.LeaseTTL, Idle: o.LeaseIdle,
+		NewID: newRequestID, Now: time.Now, Log: o.Log, NoGrants: g.NoGrants})
+	g.abort, g.abortNow = context.WithCancel(context.Background())
+	var err error
+	if g.routes, err = makeRoutes(o); err != nil {
+		return nil, err
+	}
+	g.server = &fasthttp.Server{
+		Handler: g.handle, Name: "weir", NoDefaultServerHeader: true, NoDefaultContentType: true, NoDefaultDate: true,
+		ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		MaxRequestBodySize: maxRequestBytes, ReadBufferSize: maxHeaderBytes,
+		Concurrency: maxConns, CloseOnShutdown: true, DisablePreParseMultipartForm: true, ErrorHandler: answerBroken,
+		Logger: quiet{},
+	}
+	return g, nil
+}
+
+// Serve answers clients on l until Shutdown.
+func (g *Gateway) Serve(l net.Listener) error { return g.server.Serve(l) }
+
+// Shutdown admits nothing more, lets running calls and drains end until ctx
+// does, then aborts them: they are billed by what was received.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	g.stopping.Store(true)
+	err := g.server.ShutdownWithContext(ctx)
+	done := make(chan struct{})
+	go func() { g.drains.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	g.abortNow()
+	for deadline := time.Now().Add(abortGrace); g.inFlight.Load() > 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil // what was still running has been aborted and billed
+	}
+	return err
+}
+
+// abortGrace is how long aborted calls have to write their records.
+const abortGrace = 3 * time.Second
+
+// InFlight is how many upstream calls run now.
+func (g *Gateway) InFlight() int64 { return g.inFlight.Load() }
+
+// handle is one request's way. Every verb either answers the client itself, by
+// returning a refusal, or hands on to the next.
+func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
+	c := &call{g: g, start: time.Now(), id: newRequestID()}
+	ctx.Response.Header.Set(headerRequestID, c.id)
+	defer g.recovered(ctx, c)
+
+	r := g.route(ctx, c)
+	if r == nil {
+		return // answered: not a metered path
+	}
+	refusal := g.authenticate(ctx, c)
+	if refusal == nil && r.own != nil {
+		r.own(g, ctx, c)
+		return
+	}
+	if refusal == nil {
+		refusal = g.reserve(ctx, c)
+	}
+	if refusal != nil {
+		g.refuse(ctx, c, refusal)
+		return
+	}
+	g.inFlight.Add(1)
+	answer := g.forward(ctx, c) // the point of no return: from here the call has one result
+	switch {
+	case answer == nil: // the upstream cannot have served, or gave nothing; recorded and answered
+	case c.scan.Stream && isEventStream(answer):
+		g.measureStream(ctx, c, answer) // measures and records while the client reads
+	default:
+		g.measureJSON(ctx, c, answer) // measures, records, then answers
+	}
+}
+
+// recovered keeps a panic from leaving its request. The reservation, if one
+// was made, gets its result, so that its lease can close.
+func (g *Gateway) recovered(ctx *fasthttp.RequestCtx, c *call) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	g.Log.Error("BUG: a request panicked", "request_id", c.id, "panic", p, "stack", string(debug.Stack()))
+	if c.intended {
+		c.recordUnknown()
+	} else if c.reserved {
+		g.Book.Void(c.reservation)
+	}
+	g.refuse(ctx, c, &refusal{status: http.StatusInternalServerError, code: "internal", message: "The request failed inside the gateway; it was not billed."})
+}
+
+func newRequestID() string {
+	id, err := uuid.NewV7()
+	if err != nil {
+		panic(err) // the system has no randomness: nothing can be identified
+	}
+	return id.String()
+}
+
+// quiet drops what fasthttp would print about clients that misbehave.
+type quiet struct{}
+
+func (quiet) Printf(string, ...any) {}
+
+var _ fasthttp.Logger = quiet{}
+
+// route finds what the path names, or answers for it.
+func (g *Gateway) route(ctx *fasthttp.RequestCtx, c *call) *route {
+	path := ctx.Request.Header.RequestURI()
+	if i := indexByte(path, '?'); i >= 0 {
+		path = path[:i]
+	}
+	r := g.routes[string(path)]
+	if r == nil {
+		c.shape = shapeOf(path)
+		g.refuse(ctx, c, &refusal{status: http.StatusNotFound, code: "unmetered_path",
+			message: "This path is not metered, so it is not served. See /openai/v1/models and /anthropic/v1/models for what is."})
+		return nil
+	}
+	c.route, c.shape = r, r.shape
+	if r.local != nil {
+		r.local(g, ctx)
+		return nil
+	}
+	if string(ctx.Method()) != r.method {
+		ctx.Response.Header.Set("Allow", r.method)
+		g.refuse(ctx, c, &refusal{status: http.StatusMethodNotAllowed, code: "method_not_allowed",
+			message: "This path takes " + r.method + " only."})
+		return nil
+	}
+	return r
+}
+
+func indexByte(b []byte, c byte) int {
+	for i := range b {
+		if b[i] == c {
+			return i
+		}
+	}
+	return -1
+}
+
+// shapeOf gives errors on unknown paths the shape of the provider that a
+// client under that prefix expects.
+func shapeOf(path []byte) provider.Shape {
+	const anthropic = "/anthropic/"
+	if len(path) >= len(anthropic) && string(path[:len(anthropic)]) == anthropic {
+		return provider.Anthropic
+	}
+	return provider.OpenAI
+}

@@ -1,0 +1,128 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"weir/internal/ledger"
+	"weir/internal/stream"
+)
+
+const (
+	// beatEvery is how often a gateway speaks to the ledger: revocations,
+	// freezes and recalls arrive within this time and a margin.
+	beatEvery = 2 * time.Second
+	// beatTimeout bounds one heartbeat, so that a hanging ledger costs one.
+	beatTimeout = 4 * time.Second
+	// sweepEvery is how often idle leases are looked for.
+	sweepEvery = time.Second
+)
+
+// Session is this process' standing in the ledger.
+type Session struct {
+	ID        string
+	Exclusive bool // an embedded log or warehouse allows no second gateway
+	TTL       time.Duration
+}
+
+// Heart keeps a gateway's session alive and carries what changed.
+type Heart struct {
+	g             *Gateway
+	session       Session
+	topic         string
+	epoch, recall int64
+}
+
+// NewHeart makes the heart of a session that has just been started. Beat must
+// succeed once before the gateway reads its first key.
+func (g *Gateway) NewHeart(s Session, topic string) *Heart {
+	return &Heart{g: g, session: s, topic: topic}
+}
+
+// Session is the session's id; it changes when the ledger had ended it.
+func (h *Heart) Session() string { return h.session.ID }
+
+// Run speaks to the ledger every two seconds until ctx ends: it renews the
+// leases, and takes in what changed. It returns ledger.ErrSuperseded when a
+// newer process runs on the same data directory; nothing else ends it.
+func (h *Heart) Run(ctx context.Context) error {
+	tick := time.NewTicker(beatEvery)
+	defer tick.Stop()
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-sweep.C:
+			h.g.Book.Sweep(now)
+		case <-tick.C:
+			err := h.Beat(ctx)
+			if errors.Is(err, ledger.ErrSuperseded) {
+				return err
+			}
+			if err != nil && ctx.Err() == nil {
+				h.g.Metrics.BeatFailures.Inc()
+				h.g.Log.Warn("cannot reach the ledger, leases go on until they end", "err", err)
+			}
+		}
+	}
+}
+
+// Beat speaks to the ledger once.
+func (h *Heart) Beat(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	g := h.g
+	use := g.Spool.Usage()
+	sent := time.Now()
+	a, err := g.Ledger.Beat(ctx, ledger.Beat{Session: h.session.ID, SinceEpoch: h.epoch, SinceRecall: h.recall, Unacked: use.UnackedRecords,
+		UnsettledBytes: use.UnsettledBytes, OldestUnsettled: use.OldestUnsettled, InFlight: g.inFlight.Load(), Topic: h.topic})
+	if errors.Is(err, ledger.ErrSessionEnded) {
+		return h.restart(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if a.CardsChanged || h.epoch == 0 {
+		if err := g.Cards.Refresh(ctx); err != nil {
+			return err // the epoch stays: it is told again
+		}
+	}
+	h.epoch, h.recall = a.Epoch, a.Recall
+	g.Book.Renew(h.session.ID, sent, a.Gateways)
+	g.directory.update(a.Keys, a.Customers)
+	g.noNewLeases.Store(a.NoNewLeases != "")
+	g.Book.Recall(a.RecallWallets)
+	return h.release(a.Progress)
+}
+
+// release tells the spool what is settled and appended.
+func (h *Heart) release(progress []ledger.Progress) error {
+	done := make(map[int32]int64, len(progress))
+	for _, p := range progress {
+		done[p.Part] = min(p.Settled, p.Appended)
+	}
+	return h.g.Spool.Release(h.topic, done)
+}
+
+// restart follows an absence so long that the ledger has ended the session
+// and may have reclaimed its leases: they are closed, and a new one begins.
+func (h *Heart) restart(ctx context.Context) error {
+	h.g.Book.RetireAll()
+	id := newRequestID()
+	leases, err := h.g.Ledger.StartSession(ctx, ledger.Session{ID: id, Gateway: h.g.ID, Exclusive: h.session.Exclusive, TTL: h.session.TTL})
+	if err != nil {
+		return err
+	}
+	h.session.ID = id
+	h.g.Book.CloseUnknown(leases)
+	return nil
+}
+
+// NoGrants tells whether new leases must not be asked for: the spool is filling
+// up, or the ledger says that something behind it is.
+func (g *Gateway) NoGrants() bool {
+	return g.noNewLeases.Load() || g.Spool.Level() >= stream.LevelHigh
+}

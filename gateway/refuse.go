@@ -1,0 +1,79 @@
+package gateway
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"strconv"
+
+	"github.com/valyala/fasthttp"
+
+	"weir/gateway/provider"
+	"weir/schemas/money"
+)
+
+// refusal is an answer of weir itself: one code of the contract, a status, a
+// sentence that says what to do.
+type refusal struct {
+	status     int
+	code       string
+	message    string
+	reason     string
+	retryAfter int // seconds; 0 = no header
+	cause      error
+	funds      *provider.Funds
+}
+
+// refuse answers in the shape of the caller's API. What the operator must know
+// of (causes) is logged here, once.
+func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, c *call, r *refusal) {
+	if r.cause != nil {
+		g.Log.Warn("request refused", "request_id", c.id, "code", r.code, "err", r.cause)
+	}
+	g.Metrics.Refused.WithLabelValues(r.code).Inc()
+	h := &ctx.Response.Header
+	if r.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(r.retryAfter))
+	}
+	switch r.status {
+	case http.StatusPaymentRequired, http.StatusForbidden, http.StatusUnprocessableEntity:
+		h.Set("X-Should-Retry", "false")
+	}
+	h.Del(headerReserved)
+	body := provider.ErrorBody{Status: r.status, Code: r.code, Message: r.message, Reason: r.reason, RequestID: c.id}
+	if body.Funds = r.funds; body.Funds != nil {
+		body.Funds.Currency, body.Funds.TopUpURL = Currency, g.TopUpURL
+	}
+	ctx.SetStatusCode(r.status)
+	ctx.SetContentType("application/json")
+	ctx.Response.SetBodyRaw(provider.AppendError(nil, c.shape, body))
+}
+
+// answerBroken answers requests that fasthttp could not read: too large, too
+// slow or not HTTP. The connection is closed after it.
+func answerBroken(ctx *fasthttp.RequestCtx, err error) {
+	id := newRequestID()
+	body := provider.ErrorBody{Status: http.StatusBadRequest, Code: "invalid_request", Message: "The request is not valid HTTP.", RequestID: id}
+	var small *fasthttp.ErrSmallBuffer
+	var netErr net.Error
+	switch {
+	case errors.As(err, &small):
+		body.Status, body.Code, body.Message = http.StatusRequestHeaderFieldsTooLarge, "headers_too_large", "The request's headers are larger than 16 KiB."
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		body.Status, body.Code, body.Message = http.StatusRequestEntityTooLarge, "body_too_large", "The request's body is larger than 32 MiB."
+	case errors.As(err, &netErr) && netErr.Timeout():
+		body.Status, body.Message = http.StatusRequestTimeout, "The request did not arrive in time."
+	}
+	ctx.Response.Reset()
+	ctx.SetConnectionClose()
+	ctx.Response.Header.Set(headerRequestID, id)
+	ctx.SetStatusCode(body.Status)
+	ctx.SetContentType("application/json")
+	ctx.SetBody(provider.AppendError(nil, provider.OpenAI, body))
+}
+
+// setAmount sets a header to an amount in dollars.
+func setAmount(ctx *fasthttp.RequestCtx, name string, n money.Nano) {
+	var buf [32]byte
+	ctx.Response.Header.SetBytesV(name, n.Append(buf[:0]))
+}

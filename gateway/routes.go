@@ -1,0 +1,148 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"weir/gateway/provider"
+	"weir/gateway/provider/anthropic"
+	"weir/gateway/provider/openai"
+)
+
+const (
+	// dialTimeout bounds connecting to a provider: past it the request has
+	// certainly not been served.
+	dialTimeout = 10 * time.Second
+	// upstreamIdleConns are kept open per provider: about one per request in
+	// flight on a busy machine.
+	upstreamIdleConns = 1024
+	upstreamIdleTime  = 90 * time.Second
+	// upstreamHeaderBytes bounds the headers of a provider's answer.
+	upstreamHeaderBytes = 64 << 10
+)
+
+// route is one path that the data plane answers.
+type route struct {
+	method   string
+	shape    provider.Shape
+	api      *provider.API // metered routes
+	upstream *upstream
+	// generates: the API's answers have output tokens, and its requests a limit
+	// of them.
+	generates bool
+	url       string // where a metered call goes
+	own       func(*Gateway, *fasthttp.RequestCtx, *call)
+	local     func(*Gateway, *fasthttp.RequestCtx) // no key asked for
+}
+
+// upstream is a provider with its client.
+type upstream struct {
+	Upstream
+	client *http.Client
+}
+
+// makeRoutes builds the whole table: exact paths, since no path is rewritten
+// and nothing outside it is served.
+func makeRoutes(o Options) (map[string]*route, error) {
+	routes := map[string]*route{
+		"/healthz":       {local: (*Gateway).healthy},
+		"/readyz":        {local: (*Gateway).ready},
+		"/v1/key":        {method: http.MethodGet, own: (*Gateway).ownKey},
+		"/v1/credits":    {method: http.MethodGet, own: (*Gateway).ownCredits},
+		"/v1/generation": {method: http.MethodGet, own: (*Gateway).ownGeneration},
+	}
+	for _, u := range o.Upstreams {
+		client, err := newClient(u)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use provider %s: %w", u.Name, err)
+		}
+		up := &upstream{u, client}
+		apis, shape, err := apisOf(u.Kind)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use provider %s: %w", u.Name, err)
+		}
+		for path, api := range apis {
+			routes["/"+u.Name+path] = &route{method: http.MethodPost, shape: shape, api: api, generates: generates(api), upstream: up,
+				url: strings.TrimSuffix(u.BaseURL, "/") + path}
+		}
+		routes["/"+u.Name+"/v1/models"] = &route{method: http.MethodGet, shape: shape, upstream: up, own: (*Gateway).ownModels}
+	}
+	return routes, nil
+}
+
+func generates(api *provider.API) bool {
+	return slices.ContainsFunc(api.Request, func(m provider.Member) bool { return m.Rule == provider.Limit })
+}
+
+func apisOf(kind string) (map[string]*provider.API, provider.Shape, error) {
+	switch kind {
+	case "openai":
+		return map[string]*provider.API{"/v1/chat/completions": openai.Chat, "/v1/embeddings": openai.Embeddings}, provider.OpenAI, nil
+	case "anthropic":
+		return map[string]*provider.API{"/v1/messages": anthropic.Messages}, provider.Anthropic, nil
+	}
+	return nil, 0, fmt.Errorf("kind %q is neither openai nor anthropic", kind)
+}
+
+// newClient makes the client of one provider: no redirects, no proxy from the
+// environment, the address checked after its name was resolved.
+func newClient(u Upstream) (*http.Client, error) {
+	if !strings.HasPrefix(u.BaseURL, "https://") && !(u.AllowPrivate && strings.HasPrefix(u.BaseURL, "http://")) {
+		return nil, fmt.Errorf("base_url %q must begin with https:// (http:// needs allow_private: true)", u.BaseURL)
+	}
+	var roots *x509.CertPool
+	if u.CAFile != "" {
+		pem, err := os.ReadFile(u.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read ca_file: %w", err)
+		}
+		roots = x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("ca_file %s holds no PEM certificate", u.CAFile)
+		}
+	}
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	if !u.AllowPrivate {
+		dialer.Control = refusePrivate
+	}
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			ForceAttemptHTTP2: true, DisableCompression: true, MaxIdleConns: upstreamIdleConns, MaxIdleConnsPerHost: upstreamIdleConns,
+			IdleConnTimeout: upstreamIdleTime, TLSHandshakeTimeout: dialTimeout, MaxResponseHeaderBytes: upstreamHeaderBytes,
+		},
+	}, nil
+}
+
+var errPrivate = errors.New("the address is private, and the provider's allow_private is false")
+
+// cgnat is the shared address space of carrier NAT, which netip does not call private.
+var cgnat = netip.MustParsePrefix("100.64.0.0/10")
+
+// refusePrivate runs at connect time, on the address the name resolved to: a
+// name cannot lead weir, and the provider key it holds, into the operator's
+// own network or to a cloud's metadata service.
+func refusePrivate(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("cannot read address %q: %w", address, err)
+	}
+	ip := ap.Addr().Unmap()
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() || cgnat.Contains(ip) {
+		return fmt.Errorf("%s: %w", ip, errPrivate)
+	}
+	return nil
+}

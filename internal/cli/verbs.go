@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// Clients are the verbs that speak to a running weir.
+func Clients() []Verb {
+	verb := func(name, args, does string, run func(context.Context, *Call) error, flags ...Flag) Verb {
+		return Verb{Name: name, Args: args, Does: does, Flags: append(flags, connection...), Run: run}
+	}
+	reason := Flag{"reason", "TEXT", "why, for whoever reads the books (needed)"}
+	plan := Flag{"plan", "PLAN", "the plan that price rules may name"}
+	repeat := Flag{"idempotency-key", "KEY", "names this request: repeated under the same key it takes effect once"}
+	kind := Flag{"kind", "paid|promo", "promotional money is used up first"}
+	page := []Flag{{"limit", "N", "with --json: rows of the page"}, {"cursor", "CURSOR", "with --json: where the page begins"}}
+	period := []Flag{{"by", "COLUMNS", "customer, model, provider: what to group by"}, {"from", "TIME", "RFC 3339"}, {"to", "TIME", "RFC 3339"}}
+	return []Verb{
+		verb("customer create", "ID", "add a customer and its empty wallet", createCustomer, Flag{"name", "NAME", "for people"}, plan),
+		verb("customer list", "", "list customers", listCustomers, page...),
+		verb("customer update", "ID", "freeze or unfreeze a customer, or change its plan", updateCustomer,
+			Flag{"status", "active|frozen", "a frozen wallet serves no request"}, plan),
+		verb("wallet show", "ID", "show a customer's wallet", showWallet),
+		verb("wallet credit", "ID AMOUNT", "add money to a wallet", moveMoney("credits"), reason, kind, repeat),
+		verb("wallet debit", "ID AMOUNT", "take money from a wallet", moveMoney("debits"), reason, kind, repeat),
+		verb("key create", "[ID]", "make an API key and print it, once", createKey, Flag{"name", "NAME", "for people"},
+			Flag{"operator", "", "instead of a customer's: a key that names the wallet in each request"},
+			Flag{"models", "A,B", "the only models it may use"}, Flag{"expires", "TIME", "RFC 3339"}),
+		verb("key revoke", "KEYID", "end a key for good", revokeKey),
+		verb("rates publish", "FILE", "publish a rate card", publishRates),
+		verb("rates show", "", "show the rate card in force", showRates),
+		verb("request show", "REQUEST_ID", "show what a request used and cost", showRequest),
+		verb("report", "margin|usage|leakage", "report over customers and models", report, period...),
+		verb("tieout", "", "compare events, ledger and warehouse; exit code 3 if they differ", tieout,
+			Flag{"wait", "DURATION", "for what is pending, at most so long"}),
+		verb("tieout accept", "BATCH", "accept a batch that breaks the tie-out", acceptBatch, reason),
+	}
+}
+
+func createCustomer(ctx context.Context, c *Call) error {
+	body := map[string]string{"id": c.Args[0]}
+	for _, name := range []string{"name", "plan"} {
+		if text := c.Flag(name); text != "" {
+			body[name] = text
+		}
+	}
+	printed, err := c.ask(ctx, request{method: http.MethodPost, path: "/customers", body: body}, nil)
+	if err == nil && !printed {
+		c.Printf("customer %s is created\n", c.Args[0])
+	}
+	return err
+}
+
+func listCustomers(ctx context.Context, c *Call) error {
+	query := url.Values{}
+	for _, name := range []string{"limit", "cursor"} {
+		if text := c.Flag(name); text != "" {
+			query.Set(name, text)
+		}
+	}
+	var lines [][]string
+	for {
+		var answer struct {
+			Data []row
+			Next string `json:"next_cursor"`
+		}
+		printed, err := c.ask(ctx, request{method: http.MethodGet, path: "/customers", query: query}, &answer)
+		if err != nil || printed {
+			return err
+		}
+		for _, r := range answer.Data {
+			lines = append(lines, []string{r.values["id"], r.values["name"], r.values["plan"], r.values["status"], r.values["created_at"]})
+		}
+		if answer.Next == "" {
+			table(c.Stdout, []string{"ID", "NAME", "PLAN", "STATUS", "CREATED"}, lines)
+			return nil
+		}
+		query.Set("cursor", answer.Next)
+	}
+}
+
+func updateCustomer(ctx context.Context, c *Call) error {
+	body := map[string]string{}
+	for _, name := range []string{"status", "plan"} {
+		if text, given := c.flags[name]; given {
+			body[name] = text
+		}
+	}
+	var answer row
+	printed, err := c.ask(ctx, request{method: http.MethodPatch, path: "/customers/" + url.PathEscape(c.Args[0]), body: body}, &answer)
+	if err == nil && !printed {
+		c.Printf("customer %s is %s, plan %q\n", c.Args[0], answer.values["status"], answer.values["plan"])
+	}
+	return err
+}
+
+func showWallet(ctx context.Context, c *Call) error {
+	var answer row
+	printed, err := c.ask(ctx, request{method: http.MethodGet, path: "/customers/" + url.PathEscape(c.Args[0]) + "/wallet"}, &answer)
+	if err == nil && !printed {
+		list(c.Stdout, answer)
+	}
+	return err
+}
+
+func moveMoney(route string) func(context.Context, *Call) error {
+	return func(ctx context.Context, c *Call) error {
+		if c.Flag("reason") == "" {
+			return Usage(errors.New("--reason is needed: say why, for whoever reads the books"))
+		}
+		body := map[string]string{"amount": c.Args[1], "reason": c.Flag("reason")}
+		if kind := c.Flag("kind"); kind != "" {
+			body["kind"] = kind
+		}
+		once := c.Flag("idempotency-key")
+		if once == "" {
+			once = rand.Text()
+		}
+		var answer struct{ Wallet row }
+		printed, err := c.ask(ctx, request{method: http.MethodPost, path: "/customers/" + url.PathEscape(c.Args[0]) + "/" + route, body: body, once: once}, &answer)
+		var refused *answerError
+		switch {
+		case err != nil && c.Flag("idempotency-key") == "" && !errors.As(err, &refused):
+			return fmt.Errorf("%w (it may have happened: repeat it with --idempotency-key %s)", err, once)
+		case err == nil && !printed:
+			c.Printf("%s has %s, %s available\n", c.Args[0], answer.Wallet.values["balance"], answer.Wallet.values["available"])
+		}
+		return err
+	}
+}
+
+// createKey prints the key alone, so that a script can take it.
+func createKey(ctx context.Context, c *Call) error {
+	operator := c.Flag("operator") != ""
+	if operator == (len(c.Args) == 1) {
+		return Usage(errors.New("name a customer, or say --operator"))
+	}
+	path := "/operator-keys"
+	if !operator {
+		path = "/customers/" + url.PathEscape(c.Args[0]) + "/keys"
+	}
+	body := map[string]any{}
+	if name := c.Flag("name"); name != "" {
+		body["name"] = name
+	}
+	if models := c.Flag("models"); models != "" {
+		body["models"] = strings.Split(models, ",")
+	}
+	if at := c.Flag("expires"); at != "" {
+		body["expires_at"] = at
+	}
+	var answer struct{ Key string }
+	printed, err := c.ask(ctx, request{method: http.MethodPost, path: path, body: body}, &answer)
+	if err == nil && !printed {
+		c.Printf("%s\n", answer.Key)
+	}
+	return err
+}
+
+func revokeKey(ctx context.Context, c *Call) error {
+	printed, err := c.ask(ctx, request{method: http.MethodDelete, path: "/keys/" + url.PathEscape(c.Args[0])}, nil)
+	if err == nil && !printed {
+		c.Printf("key %s is revoked\n", c.Args[0])
+	}
+	return err
+}
+
+func publishRates(ctx context.Context, c *Call) error {
+	src, err := os.ReadFile(c.Args[0])
+	if err != nil {
+		return Usage(fmt.Errorf("cannot read the rate card: %w", err))
+	}
+	var answer struct{ Version string }
+	printed, err := c.ask(ctx, request{method: http.MethodPost, path: "/rates", body: src}, &answer)
+	var refused *answerError
+	switch {
+	case errors.As(err, &refused) && refused.Line > 0:
+		return fmt.Errorf("%s:%d: %w", c.Args[0], refused.Line, err)
+	case err == nil && !printed:
+		c.Printf("published as version %s\n", answer.Version)
+	}
+	return err
+}
+
+func acceptBatch(ctx context.Context, c *Call) error {
+	if c.Flag("reason") == "" {
+		return Usage(errors.New("--reason is needed: say why the batch is right"))
+	}
+	body := map[string]string{"batch": c.Args[0], "reason": c.Flag("reason")}
+	printed, err := c.ask(ctx, request{method: http.MethodPost, path: "/tieout/accept", body: body}, nil)
+	if err == nil && !printed {
+		c.Printf("batch %s is accepted\n", c.Args[0])
+	}
+	return err
+}

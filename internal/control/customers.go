@@ -1,0 +1,112 @@
+package control
+
+import (
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"time"
+
+	"weir/internal/ledger"
+)
+
+// identifier is the form of customer ids and plans: safe in a path, in a Kafka
+// key and in the name of a price rule.
+var identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+const nameMax = 200 // characters of a name that people read
+
+type customerView struct {
+	ID        string          `json:"id"`
+	Name      string          `json:"name"`
+	Plan      string          `json:"plan"`
+	Status    string          `json:"status"`
+	CreatedAt time.Time       `json:"created_at"`
+	Metadata  json.RawMessage `json:"metadata"`
+}
+
+func viewCustomer(c ledger.Customer) any {
+	return customerView{c.ID, c.Name, c.Plan, c.Status, c.CreatedAt.UTC(), json.RawMessage(c.Metadata)}
+}
+
+func (p *plane) createCustomer(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		ID       string          `json:"id"`
+		Name     string          `json:"name"`
+		Plan     string          `json:"plan"`
+		Metadata json.RawMessage `json:"metadata"`
+	}
+	body, err := readBody(w, r, bodyMax)
+	if err == nil {
+		err = decode(body, &in)
+	}
+	if err != nil {
+		return err
+	}
+	if string(in.Metadata) == "null" {
+		in.Metadata = nil
+	}
+	switch {
+	case in.ID == "":
+		return invalid("id is missing")
+	case !identifier.MatchString(in.ID):
+		return refuse(http.StatusUnprocessableEntity, "invalid_id", "id: %q does not match %s", in.ID, identifier)
+	case in.Plan != "" && !identifier.MatchString(in.Plan):
+		return refuse(http.StatusUnprocessableEntity, "invalid_plan", "plan: %q does not match %s", in.Plan, identifier)
+	case len(in.Name) > nameMax:
+		return refuse(http.StatusUnprocessableEntity, "invalid_name", "name is longer than %d bytes", nameMax)
+	case in.Metadata != nil && in.Metadata[0] != '{':
+		return invalid("metadata: want an object")
+	}
+	return p.apply(w, r, change{body: body}, func(tx *ledger.Tx) (int, any, error) {
+		c, err := tx.CreateCustomer(r.Context(), ledger.Customer{ID: in.ID, Name: in.Name, Plan: in.Plan, Metadata: string(in.Metadata)})
+		return http.StatusCreated, viewCustomer(c), err
+	})
+}
+
+func (p *plane) listCustomers(w http.ResponseWriter, r *http.Request) error {
+	page, err := page(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	list, next, err := p.Ledger.Customers(r.Context(), page)
+	if err != nil {
+		return err
+	}
+	writeList(w, list, next, viewCustomer)
+	return nil
+}
+
+func (p *plane) showCustomer(w http.ResponseWriter, r *http.Request) error {
+	c, err := p.Ledger.Customer(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	WriteJSON(w, http.StatusOK, viewCustomer(c))
+	return nil
+}
+
+func (p *plane) updateCustomer(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Status *string `json:"status"`
+		Plan   *string `json:"plan"`
+	}
+	body, err := readBody(w, r, bodyMax)
+	if err == nil {
+		err = decode(body, &in)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case in.Status == nil && in.Plan == nil:
+		return invalid("nothing to change: send status, plan or both")
+	case in.Status != nil && *in.Status != ledger.Active && *in.Status != ledger.Frozen:
+		return refuse(http.StatusUnprocessableEntity, "invalid_status", "status: %q is neither active nor frozen", *in.Status)
+	case in.Plan != nil && *in.Plan != "" && !identifier.MatchString(*in.Plan):
+		return refuse(http.StatusUnprocessableEntity, "invalid_plan", "plan: %q does not match %s", *in.Plan, identifier)
+	}
+	return p.apply(w, r, change{body: body}, func(tx *ledger.Tx) (int, any, error) {
+		c, err := tx.UpdateCustomer(r.Context(), r.PathValue("id"), in.Status, in.Plan)
+		return http.StatusOK, viewCustomer(c), err
+	})
+}

@@ -1,0 +1,79 @@
+package ledger
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// bulk is a statement over many rows: head, VALUES list, tail. Its types give
+// one column each; a row has as many arguments.
+type bulk struct {
+	head, tail string
+	types      []string
+	texts      sync.Map // rows → text
+}
+
+// insertInto is the bulk that inserts rows with the given columns.
+func insertInto(table, tail string, columns ...string) *bulk {
+	return &bulk{head: "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES ", tail: tail,
+		types: make([]string, len(columns))}
+}
+
+// text builds the statement for n rows. The first row is cast, since nothing
+// else tells PostgreSQL the types of a VALUES list that is no INSERT's.
+func (b *bulk) text(n int) string {
+	if t, ok := b.texts.Load(n); ok {
+		return t.(string)
+	}
+	var s strings.Builder
+	s.WriteString(b.head)
+	p := 0
+	for row := range n {
+		if row > 0 {
+			s.WriteString(", ")
+		}
+		for i, typ := range b.types {
+			p++
+			s.WriteString([2]string{"(", ", "}[min(i, 1)])
+			if row == 0 && typ != "" {
+				s.WriteString("CAST($" + strconv.Itoa(p) + " AS " + typ + ")")
+			} else {
+				s.WriteString("$" + strconv.Itoa(p))
+			}
+		}
+		s.WriteString(")")
+	}
+	s.WriteString(b.tail)
+	text := s.String()
+	b.texts.Store(n, text)
+	return text
+}
+
+// bulk runs b over rows, laid out one after another in args, and returns how
+// many rows of the table it hit.
+func (tx *Tx) bulk(ctx context.Context, b *bulk, args []any) (affected int64, err error) {
+	for width := len(b.types); len(args) > 0; {
+		n := min(len(args)/width, tx.db.chunk)
+		hit, err := tx.exec(ctx, b.text(n), args[:n*width]...)
+		if err != nil {
+			return 0, err
+		}
+		affected += hit
+		args = args[n*width:]
+	}
+	return affected, nil
+}
+
+// placeholders is "$1, $2, …, $n".
+func placeholders(n int) string {
+	var s strings.Builder
+	for i := 1; i <= n; i++ {
+		if i > 1 {
+			s.WriteString(", ")
+		}
+		s.WriteString("$" + strconv.Itoa(i))
+	}
+	return s.String()
+}

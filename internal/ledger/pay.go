@@ -1,0 +1,179 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"weir/schemas/money"
+)
+
+// The accounts of the books. A posting above zero adds to what an account owes
+// or has earned, one below zero to what it owns or has spent.
+const (
+	accountWallet     = "wallet:"           // + customer: what the platform owes him
+	accountReceivable = "receivable:"       // + customer: what he owes the platform
+	accountRevenue    = "revenue:usage"     // one line per batch; its events are the batch's
+	accountCOGS       = "cogs:"             // + provider: what usage cost
+	accountPayable    = "provider_payable:" // + provider: what the provider will ask for
+	accountPaid       = "funding:paid"      // money that customers brought
+	accountPromo      = "promo"             // money that was given to them
+	accountAdjust     = "adjust:debit"      // money that was taken back by hand
+)
+
+// The kinds of transactions, postings and entries.
+const (
+	KindCredit     = "credit"
+	KindDebit      = "debit"
+	KindUsage      = "usage"
+	KindReceivable = "receivable"
+)
+
+// posting is one line of a transaction. customer is set on the lines that are
+// his to see; events counts what stands behind a usage line.
+type posting struct {
+	account, customer, kind string
+	amount                  money.Nano
+	events                  int64
+}
+
+// transaction is the head of a set of postings.
+type transaction struct{ id, kind, reference, reason string }
+
+var (
+	insertTxn      = insertInto("txn", "", "id", "kind", "currency", "reference", "reason", "created_at")
+	insertPostings = insertInto("posting", "", "txn", "line", "account", "customer", "kind", "currency", "amount", "events", "created_at")
+)
+
+// post writes a transaction and its lines. It is the only writer of the books,
+// and refuses lines that do not sum to zero: every transaction balances.
+func (tx *Tx) post(ctx context.Context, t transaction, lines []posting) error {
+	var sum money.Nano
+	for _, p := range lines {
+		var ok bool
+		if sum, ok = sum.Add(p.amount); !ok {
+			return fmt.Errorf("BUG: postings of %s overflow", t.id)
+		}
+	}
+	if sum != 0 {
+		return fmt.Errorf("BUG: postings of %s sum to %s", t.id, sum)
+	}
+	now, err := tx.now(ctx)
+	if err != nil {
+		return err
+	}
+	args := make([]any, 0, len(lines)*len(insertPostings.types))
+	for i, p := range lines {
+		args = append(args, t.id, int64(i), p.account, p.customer, p.kind, tx.db.currency, int64(p.amount), p.events, now)
+	}
+	_, err = tx.bulk(ctx, insertTxn, []any{t.id, t.kind, tx.db.currency, t.reference, t.reason, now})
+	if err == nil {
+		_, err = tx.bulk(ctx, insertPostings, args)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot post %s: %w", t.id, err)
+	}
+	return nil
+}
+
+// change is what happens to one wallet at once: amounts added to it.
+type change struct {
+	credit  money.Nano // new money
+	covered money.Nano // debit that was held for
+	freed   money.Nano // leaves held: the covered part and what is given back
+	overage money.Nano // debit that nothing was held for
+}
+
+// move is the effect of a change on a wallet's columns, and how much of what
+// was owed before it collects.
+type move struct {
+	credited, debited, held, receivable money.Nano
+	uncovered                           money.Nano // part of overage that becomes receivable
+	collected                           money.Nano // part of the old receivable that is paid
+}
+
+// errOverflow refuses what no longer fits 9.2 billion dollars.
+var errOverflow = errors.New("the wallet would leave the range of amounts")
+
+// pay decides a change: what the wallet then has available pays the overage
+// first, then what was owed before. So afterwards something is owed only if
+// nothing is available, whichever way the money came.
+func (w Wallet) pay(c change) (move, error) {
+	var bad bool
+	add := func(a, b money.Nano) money.Nano {
+		s, ok := a.Add(b)
+		bad = bad || !ok
+		return s
+	}
+	available := add(add(w.Credited-w.Debited-w.Held, c.credit), c.freed-c.covered)
+	owed := add(w.Receivable, c.overage)
+	paid := min(available, owed)
+	m := move{credited: c.credit, debited: add(c.covered, paid), held: -c.freed, receivable: c.overage - paid}
+	covered := c.overage
+	m.uncovered, m.collected = c.overage-covered, paid-covered
+	add(w.Credited, m.credited)
+	add(w.Debited, m.debited)
+	switch {
+	case bad:
+		return move{}, fmt.Errorf("%s: %w", w.Customer, errOverflow)
+	case available < 0:
+		return move{}, fmt.Errorf("BUG: wallet %s would have %s available", w.Customer, available)
+	}
+	return m, nil
+}
+
+func (w *Wallet) apply(m move) {
+	w.Credited += m.credited
+	w.Debited += m.debited
+	w.Held += m.held
+	w.Receivable += m.receivable
+}
+
+// lines are the postings of a move on the customer's own accounts: what he
+// used (minus what nobody paid), and what of his debt was collected. The other
+// side is the caller's: it owes covered + overage − credit.
+func (m move) lines(customer, kind string, events int64) []posting {
+	var out []posting
+	wallet, receivable := accountWallet+customer, accountReceivable+customer
+	if used := m.credited - (m.debited - m.collected); used != 0 || events > 0 {
+		out = append(out, posting{wallet, customer, kind, used, events})
+	}
+	if m.uncovered != 0 {
+		out = append(out, posting{receivable, customer, KindReceivable, -m.uncovered, 0})
+	}
+	if m.collected != 0 {
+		out = append(out, posting{wallet, customer, KindReceivable, -m.collected, 0},
+			posting{receivable, customer, KindReceivable, m.collected, 0})
+	}
+	return out
+}
+
+var updateWallets = &bulk{
+	head: "WITH v(id, credited, debited, held, receivable) AS (VALUES ",
+	tail: `) UPDATE wallet SET credited = wallet.credited + v.credited, debited = wallet.debited + v.debited,
+		held = wallet.held + v.held, receivable = wallet.receivable + v.receivable FROM v WHERE wallet.customer = v.id`,
+	types: []string{"TEXT", "BIGINT", "BIGINT", "BIGINT", "BIGINT"},
+}
+
+// moved is a wallet with its decided move.
+type moved struct {
+	wallet Wallet
+	move   move
+}
+
+// writeWallets adds each move to its wallet. The table's CHECKs are the last
+// word on it.
+func (tx *Tx) writeWallets(ctx context.Context, changes []moved) error {
+	args := make([]any, 0, len(changes)*len(updateWallets.types))
+	for _, c := range changes {
+		args = append(args, c.wallet.Customer, int64(c.move.credited), int64(c.move.debited), int64(c.move.held), int64(c.move.receivable))
+	}
+	hit, err := tx.bulk(ctx, updateWallets, args)
+	if err != nil {
+		return fmt.Errorf("cannot update wallets: %w", err)
+	}
+	if hit != int64(len(changes)) {
+		return fmt.Errorf("BUG: %d of %d wallets were updated", hit, len(changes))
+	}
+	return nil
+}
