@@ -244,9 +244,6 @@ func (a *App) behind(ctx context.Context) (int64, error) {
 // closeAll closes what is open, in reverse.
 func (a *App) closeAll() error {
 	var errs []error
-	if a.listeners.clickhouse != nil {
-		_ = a.listeners.clickhouse.Close() // Serve returns
-	}
 	if a.spool != nil {
 		errs = append(errs, a.spool.Close())
 	}

@@ -192,6 +192,7 @@ func (a *App) openWarehouse(work context.Context) error {
 		return Usage{fmt.Errorf("cannot listen for SQL (listen.clickhouse): %w", err)}
 	}
 	a.listeners.clickhouse = l
+	context.AfterFunc(work, func() { _ = l.Close() }) // Serve returns
 	a.background.Go(func() {
 		if err := a.warehouse.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) {
 			a.log.Error("the SQL interface is off", "err", err)
@@ -279,7 +280,14 @@ func (a *App) startGateway(ctx, work context.Context, left recovered) error {
 	if a.listeners.data, err = net.Listen("tcp", a.cfg.Listen.Data); err != nil {
 		return Usage{fmt.Errorf("cannot listen for requests (listen.data): %w", err)}
 	}
-	a.start("data plane", func() error { return a.gateway.Serve(a.listeners.data) })
+	l := a.listeners.data
+	context.AfterFunc(work, func() { _ = l.Close() }) // where no Shutdown came before, Serve returns
+	a.start("data plane", func() error {
+		if err := a.gateway.Serve(l); work.Err() == nil {
+			return err
+		}
+		return nil
+	})
 	return nil
 }
 
