@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -98,7 +99,7 @@ func (b *books) api(ctx context.Context, method, path string, body any, out any)
 	r.Header.Set("Authorization", "Bearer "+token)
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
-		r.Header.Set("Idempotency-Key", "crash "+path)
+		r.Header.Set("Idempotency-Key", rand.Text())
 	}
 	answer, err := call(r)
 	if err != nil {
