@@ -2,17 +2,13 @@ package gateway
 
 import (
 	"bytes"
-	"context"
-	"crypto/subtle"
 	"errors"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
-	"weir/internal/apikey"
 	"weir/internal/ledger"
 )
 
@@ -29,14 +25,13 @@ func (i identity) operator() bool { return i.key.Customer == "" }
 // say which one pays.
 func (g *Gateway) authenticate(ctx *fasthttp.RequestCtx, c *call) *refusal {
 	if g.stopping.Load() {
-		return &refusal{status: http.StatusServiceUnavailable, code: "stopping", retryAfter: 2,
-			message: "This gateway is shutting down. Try again; another one will answer."}
+		return stopping()
 	}
 	text, no := presentedKey(ctx)
 	if no != nil {
 		return no
 	}
-	key, err := g.directory.key(ctx, text)
+	key, err := g.directory.key(text)
 	if errors.Is(err, ledger.ErrNotFound) || (err == nil && expired(key, c.start)) {
 		return &refusal{status: http.StatusUnauthorized, code: "invalid_key",
 			message: "The API key is unknown, expired or revoked. Ask the platform you got it from for a new one."}
@@ -57,7 +52,7 @@ func (g *Gateway) authenticate(ctx *fasthttp.RequestCtx, c *call) *refusal {
 		}
 		customer = named
 	}
-	c.who.customer, err = g.directory.customer(ctx, customer)
+	c.who.customer, err = g.directory.customer(customer)
 	if errors.Is(err, ledger.ErrNotFound) {
 		return &refusal{status: http.StatusNotFound, code: "unknown_customer", message: "There is no customer with the id in " + headerCustomer + "."}
 	}
@@ -116,125 +111,4 @@ func presentedKey(ctx *fasthttp.RequestCtx) (string, *refusal) {
 			message: "The request carries no API key. Send it as `Authorization: Bearer <key>` or `x-api-key: <key>`."}
 	}
 	return string(found), nil
-}
-
-const (
-	// directoryMax bounds the keys and the customers kept in memory; past it
-	// the map starts anew, and rows are read again on their next use.
-	directoryMax = 200_000
-	// unknownMax bounds the ids remembered as unknown, and unknownTTL how long:
-	// a flood of invented keys must not become a flood of ledger reads, and a
-	// key made a moment ago must soon work.
-	unknownMax = 10_000
-	unknownTTL = 2 * time.Second
-	// lookupTimeout bounds a request's wait for its key's row.
-	lookupTimeout = 3 * time.Second
-)
-
-// directory caches keys and customers. Rows are read on first use; the
-// heartbeat replaces what changed since.
-type directory struct {
-	db     *ledger.DB
-	pepper []byte
-
-	mu        sync.RWMutex // guards the maps, not the rows: rows are replaced, never changed
-	keys      map[string]*ledger.Key
-	customers map[string]*ledger.Customer
-	unknown   map[string]time.Time
-}
-
-func newDirectory(db *ledger.DB, pepper []byte) *directory {
-	return &directory{db: db, pepper: pepper, keys: map[string]*ledger.Key{}, customers: map[string]*ledger.Customer{}, unknown: map[string]time.Time{}}
-}
-
-// key finds the row of a presented key and proves the key against it.
-func (d *directory) key(ctx context.Context, text string) (*ledger.Key, error) {
-	id, ok := apikey.Parse(text)
-	if !ok {
-		return nil, ledger.ErrNotFound
-	}
-	d.mu.RLock()
-	row := d.keys[id]
-	d.mu.RUnlock()
-	if row == nil {
-		var err error
-		if row, err = d.loadKey(ctx, id); err != nil {
-			return nil, err
-		}
-	}
-	hash := apikey.Hash(d.pepper, text)
-	if subtle.ConstantTimeCompare(hash[:], row.Hash) != 1 {
-		return nil, ledger.ErrNotFound
-	}
-	return row, nil
-}
-
-func (d *directory) loadKey(ctx context.Context, id string) (*ledger.Key, error) {
-	now := time.Now()
-	d.mu.RLock()
-	until, known := d.unknown[id]
-	d.mu.RUnlock()
-	if known && now.Before(until) {
-		return nil, ledger.ErrNotFound
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	row, err := d.db.Key(ctx, id)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if errors.Is(err, ledger.ErrNotFound) {
-		if len(d.unknown) >= unknownMax {
-			clear(d.unknown)
-		}
-		d.unknown[id] = now.Add(unknownTTL)
-		return nil, ledger.ErrNotFound
-	}
-	if err != nil {
-		return nil, err
-	}
-	put(d.keys, id, &row)
-	return &row, nil
-}
-
-func (d *directory) customer(ctx context.Context, id string) (*ledger.Customer, error) {
-	d.mu.RLock()
-	row := d.customers[id]
-	d.mu.RUnlock()
-	if row != nil {
-		return row, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	read, err := d.db.Customer(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	put(d.customers, id, &read)
-	return &read, nil
-}
-
-// update replaces rows that changed. Only rows in use are kept.
-func (d *directory) update(keys []ledger.Key, customers []ledger.Customer) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for i := range keys {
-		delete(d.unknown, keys[i].ID)
-		if d.keys[keys[i].ID] != nil {
-			d.keys[keys[i].ID] = &keys[i]
-		}
-	}
-	for i := range customers {
-		if d.customers[customers[i].ID] != nil {
-			d.customers[customers[i].ID] = &customers[i]
-		}
-	}
-}
-
-func put[T any](m map[string]*T, id string, row *T) {
-	if len(m) >= directoryMax {
-		clear(m)
-	}
-	m[id] = row
 }

@@ -2,12 +2,13 @@ package gateway
 
 import (
 	"context"
+	"math"
+	"sync/atomic"
 	"time"
 
 	"weir/gateway/lease"
 	"weir/gateway/provider"
 	"weir/internal/stream"
-	"weir/schemas/money"
 	"weir/schemas/ratecard"
 	"weir/schemas/usage"
 )
@@ -43,12 +44,21 @@ type call struct {
 	rule   *ratecard.Rule
 	bounds usage.Quantities // the most that this call can use
 	limit  int64            // output limit that weir put in, or 0
-	budget money.Nano       // taken from the rule's daily budget
+	budget allowance        // taken from the rule's daily budget
 
 	reservation lease.Reservation
 	reserved    bool // the reservation is held
 	intended    bool // the intent is written: exactly one result must follow
 	rec         usage.Record
+
+	// life is that of the upstream call: it outlives the client, but not the
+	// longest request, nor the gateway. end ends it.
+	life context.Context
+	end  context.CancelFunc
+
+	left      atomic.Bool // the client of a stream has left
+	drain     *time.Timer // ends a call whose client has left; set before unwatch returns
+	stopWatch func()      // ends the watching of the client, nil where nobody watches
 }
 
 // bill rates what was measured, or where usage is missing its estimate, and
@@ -106,6 +116,11 @@ func (c *call) estimate(a *provider.Answer) usage.Quantities {
 
 // record writes the call's one result and returns where it will be durable.
 func (c *call) record(status usage.Status, row usage.Row) (stream.Pos, error) {
+	c.unwatch()
+	if c.drain != nil {
+		c.drain.Stop()
+		c.g.draining.Add(-1)
+	}
 	rec := &c.rec
 	now := time.Now()
 	rec.Kind, rec.Status, rec.Row = usage.KindUsage, status, row
@@ -113,11 +128,11 @@ func (c *call) record(status usage.Status, row usage.Row) (stream.Pos, error) {
 		rec.Kind = usage.KindUnknown
 	}
 	rec.TimeMs = now.UnixMilli()
-	rec.LatencyMs = uint32(min(now.Sub(c.start).Milliseconds(), 1<<31))
+	rec.LatencyMs = uint32(min(now.Sub(c.start).Milliseconds(), math.MaxUint32))
 	pos, err := c.g.Book.Settle(c.reservation, rec)
 	c.intended, c.reserved = false, false
 	c.g.inFlight.Add(-1)
-	c.g.budgets.give(c.budget, rec, c.rule)
+	c.g.budgets.give(c.budget, rec)
 	c.g.Metrics.observe(rec)
 	if err != nil {
 		c.g.Log.Error("cannot write a usage record", "request_id", c.id, "err", err)
@@ -130,23 +145,33 @@ func (c *call) record(status usage.Status, row usage.Row) (stream.Pos, error) {
 func (c *call) recordError(httpStatus int) {
 	c.rec.HTTPStatus = uint32(httpStatus)
 	c.rec.Meters, c.rec.Cost, c.rec.Price = usage.Quantities{}, 0, 0
-	_, _ = c.record(usage.StatusUpstreamError, usage.RowError) // the failure is sticky in the spool, which ends the process
+	_, _ = c.record(usage.StatusUpstreamError, usage.RowError) // logged there; the book writes it later
 }
 
 // recordUnknown: the upstream may have served and the client got nothing. The
 // customer does not pay; the platform sees the bound as leakage, and a
 // customer whose requests leak too much is slowed down.
 func (c *call) recordUnknown() {
-	c.rec.Meters = c.estimate(&provider.Answer{})
-	if rated, err := c.rate(); err == nil {
-		c.g.leakage.add(c.who.customer.ID, rated.Cost, time.Now())
+	if c.g.abort.Err() == nil { // the gateway's own end is nobody's fault
+		c.rec.Meters = c.estimate(&provider.Answer{})
+		rated, err := c.rate()
+		if err == nil && c.g.leakage.add(c.who.customer.ID, rated.Cost, time.Now()) {
+			c.g.Metrics.LeakageLimits.Inc()
+			c.g.Log.Error("a customer's requests leak: slowed down", "customer", c.who.customer.ID, "request_id", c.id)
+		}
 	}
 	c.rec.Meters, c.rec.Cost, c.rec.Price = usage.Quantities{}, 0, 0
 	_, _ = c.record(usage.StatusUnknown, usage.RowLeakage) // as in recordError
 }
 
-// context is the life of the upstream call: it outlives the client but not
-// the longest request, nor the gateway.
-func (c *call) context() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.g.abort, c.g.MaxRequest)
+// abandon ends, after a panic, whatever the call has begun and not ended.
+func (c *call) abandon() {
+	switch {
+	case c.intended:
+		c.recordUnknown()
+	case c.reserved:
+		c.g.Book.Void(c.reservation)
+		c.reserved = false
+		c.g.budgets.giveAll(c.budget)
+	}
 }

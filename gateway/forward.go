@@ -5,31 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
-	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/valyala/fasthttp"
-)
 
-const (
-	// maxAnswerBytes bounds a JSON answer, which is held whole until recorded.
-	maxAnswerBytes = 64 << 20
-	// maxErrorBytes bounds an error answer, which is passed on unchanged.
-	maxErrorBytes = 1 << 20
-	// keepBuffer is the largest buffer worth keeping for the next answer.
-	keepBuffer = 256 << 10
+	"weir/gateway/provider"
+	"weir/schemas/usage"
 )
-
-// upstreamAnswer is a 2xx answer whose body is still to be read.
-type upstreamAnswer struct {
-	*http.Response
-	end context.CancelFunc // ends the call; must run once the body is read or given up
-}
 
 // requestHeaders are what a client may say to a provider, beside the body.
 // Everything else stays here: keys, cookies, forwarding and hop-by-hop headers.
@@ -42,40 +26,50 @@ var requestHeaders = [...]string{"Anthropic-Version", "Anthropic-Beta", "Openai-
 var answerHeaders = [...]string{"Content-Type", "Retry-After", "Retry-After-Ms", "X-Should-Retry", "X-Request-Id", "Request-Id",
 	"X-Ratelimit-", "Anthropic-Ratelimit-", "Openai-Model", "Openai-Processing-Ms", "Openai-Version", "Cache-Control"}
 
-// forward makes the upstream call. It returns a 2xx answer, or nil when the
-// call has ended: then the record is written and the client answered.
-func (g *Gateway) forward(ctx *fasthttp.RequestCtx, c *call) *upstreamAnswer {
-	life, end := c.context()
-	var connected bool
-	traced := httptrace.WithClientTrace(life, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
-	req, err := g.upstreamRequest(traced, ctx, c)
-	if err == nil {
-		var resp *http.Response
-		if resp, err = c.route.upstream.client.Do(req); err == nil {
-			if resp.StatusCode >= 200 && resp.StatusCode < 300 {
-				c.rec.HTTPStatus = uint32(resp.StatusCode)
-				return &upstreamAnswer{resp, end}
-			}
-			g.passError(ctx, c, resp)
-			end()
-			return nil
-		}
+// forward makes the upstream call. It returns a 2xx answer, whose body must be
+// read and the call ended, or nil when the call has ended: then the record is
+// written and the client answered.
+func (g *Gateway) forward(ctx *fasthttp.RequestCtx, c *call) *http.Response {
+	c.life, c.end = context.WithTimeout(g.abort, g.MaxRequest)
+	if c.scan.Stream {
+		c.stopWatch = watch(ctx.Conn(), c.leave)
 	}
-	defer end()
-	g.failed(ctx, c, connected, err)
-	return nil
+	var connected bool
+	req, err := g.upstreamRequest(ctx, c, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
+	var resp *http.Response
+	if err == nil {
+		resp, err = c.route.upstream.client.Do(req)
+	}
+	switch {
+	case err != nil:
+		g.failed(ctx, c, connected, err)
+		return nil
+	case resp.StatusCode < 200 || resp.StatusCode > 299:
+		g.passError(ctx, c, resp)
+		return nil
+	}
+	c.rec.HTTPStatus = uint32(resp.StatusCode)
+	return resp
 }
 
 // failed ends a call that got no answer. Only without a connection is it
 // certain that the upstream did not serve.
 func (g *Gateway) failed(ctx *fasthttp.RequestCtx, c *call, connected bool, err error) {
+	aborted := c.aborted()
+	c.end()
 	r := &refusal{status: http.StatusBadGateway, code: "upstream_unreachable", cause: err, retryAfter: 2,
 		message: "The provider cannot be reached. Nothing was charged."}
-	var timeout net.Error
 	switch {
 	case !connected:
 		c.recordError(0)
-	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout():
+	case aborted:
+		c.bill(&provider.Answer{}) // nothing has come: what was sent is estimated
+		_, _ = c.record(usage.StatusClientGone, usage.RowUsage)
+		r = &refusal{status: statusClientGone, code: "client_gone", message: "The client left before the answer."}
+	case g.abort.Err() != nil:
+		c.recordUnknown()
+		r = stopping()
+	case errors.Is(err, context.DeadlineExceeded):
 		r.status, r.code, r.message = http.StatusGatewayTimeout, "upstream_timeout", "The provider did not answer in time. Nothing was charged."
 		c.recordUnknown()
 	default:
@@ -85,9 +79,12 @@ func (g *Gateway) failed(ctx *fasthttp.RequestCtx, c *call, connected bool, err 
 	g.refuse(ctx, c, r)
 }
 
-func (g *Gateway) upstreamRequest(life context.Context, ctx *fasthttp.RequestCtx, c *call) (*http.Request, error) {
+// statusClientGone is for the metrics: nobody is there to read it.
+const statusClientGone = 499
+
+func (g *Gateway) upstreamRequest(ctx *fasthttp.RequestCtx, c *call, trace *httptrace.ClientTrace) (*http.Request, error) {
 	up := c.route.upstream
-	req, err := http.NewRequestWithContext(life, http.MethodPost, c.route.url, bytes.NewReader(c.body))
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(c.life, trace), http.MethodPost, c.route.url, bytes.NewReader(c.body))
 	if err != nil {
 		return nil, err
 	}
@@ -115,18 +112,19 @@ func (g *Gateway) upstreamRequest(life context.Context, ctx *fasthttp.RequestCtx
 
 // passError hands an answer that is no success on as it is. It is not billed.
 func (g *Gateway) passError(ctx *fasthttp.RequestCtx, c *call, resp *http.Response) {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
-	_ = resp.Body.Close() // it has been read; an error of closing changes nothing
+	var body bytes.Buffer
+	err := readBody(&body, resp.Body)
+	c.end()
 	c.recordError(resp.StatusCode)
-	ctx.Response.Header.Del(headerReserved)
-	if err != nil && len(body) == 0 && resp.ContentLength != 0 {
+	if err != nil {
 		g.refuse(ctx, c, &refusal{status: http.StatusBadGateway, code: "upstream_broke_off", cause: err,
 			message: fmt.Sprintf("The provider answered %d and broke off. Nothing was charged.", resp.StatusCode)})
 		return
 	}
+	ctx.Response.Header.Del(headerReserved)
 	passHeaders(ctx, resp.Header)
 	ctx.SetStatusCode(resp.StatusCode)
-	ctx.Response.SetBodyRaw(body)
+	ctx.Response.SetBodyRaw(body.Bytes())
 }
 
 func passHeaders(ctx *fasthttp.RequestCtx, from http.Header) {
@@ -141,34 +139,6 @@ func passHeaders(ctx *fasthttp.RequestCtx, from http.Header) {
 	}
 }
 
-func isEventStream(a *upstreamAnswer) bool {
+func isEventStream(a *http.Response) bool {
 	return strings.HasPrefix(a.Header.Get("Content-Type"), "text/event-stream")
-}
-
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-func keep(b *bytes.Buffer) {
-	if b.Cap() <= keepBuffer {
-		b.Reset()
-		buffers.Put(b)
-	}
-}
-
-// errAnswerTooLarge says that a JSON answer passed maxAnswerBytes.
-var errAnswerTooLarge = errors.New("the answer is larger than " + strconv.Itoa(maxAnswerBytes>>20) + " MiB")
-
-// readAnswer reads a JSON answer whole.
-func readAnswer(into *bytes.Buffer, a *upstreamAnswer) error {
-	defer a.end()
-	n, err := into.ReadFrom(io.LimitReader(a.Body, maxAnswerBytes+1))
-	if cerr := a.Body.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil && n > maxAnswerBytes {
-		err = errAnswerTooLarge
-	}
-	if err == nil && n == 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"weir/gateway/lease"
-	"weir/gateway/provider"
 	"weir/internal/cards"
 	"weir/internal/ledger"
 	"weir/internal/stream"
@@ -40,6 +38,12 @@ const (
 	writeTimeout = 30 * time.Second
 	// maxConns bounds the client connections served at a time.
 	maxConns = 64 << 10
+)
+
+// The values of Options.MissingMax.
+const (
+	missingFit    = "fit"
+	missingRefuse = "refuse"
 )
 
 // Upstream is one provider as configured.
@@ -64,14 +68,14 @@ type Options struct {
 	LeaseTTL   time.Duration // how long leases admit without a heartbeat
 	LeaseIdle  time.Duration // a lease unused for this long is closed
 	MaxRequest time.Duration // longest upstream call
-	MissingMax string        // fit, model or refuse
+	MissingMax string        // what to do without an output limit: fit, model or refuse
 	Drain      bool          // read on to the usage when the client leaves
 	DrainMax   time.Duration
 	TopUpURL   string
 	Log        *slog.Logger
 	Metrics    *Metrics
-	// Generation finds a settled request for its owner; nil without a
-	// warehouse. The error wraps ledger.ErrNotFound when there is none.
+	// Generation finds a settled request for its owner; nil where none can be
+	// looked up. The error wraps ledger.ErrNotFound when there is none.
 	Generation func(ctx context.Context, customer, requestID string) ([]byte, error)
 }
 
@@ -87,9 +91,8 @@ type Gateway struct {
 	stopping  atomic.Bool
 	// noNewLeases is what the last heartbeat said.
 	noNewLeases atomic.Bool
-	inFlight    atomic.Int64
-	drains      sync.WaitGroup
-	draining    atomic.Int64
+	inFlight    atomic.Int64    // calls between their intent and their result
+	draining    atomic.Int64    // those of them whose client has left
 	abort       context.Context // ends when running calls must end
 	abortNow    context.CancelFunc
 }
@@ -122,24 +125,36 @@ func (g *Gateway) Serve(l net.Listener) error { return g.server.Serve(l) }
 func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.stopping.Store(true)
 	err := g.server.ShutdownWithContext(ctx)
-	done := make(chan struct{})
-	go func() { g.drains.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
+	g.idle(ctx) // drains have no connection any more
 	g.abortNow()
-	for deadline := time.Now().Add(abortGrace); g.inFlight.Load() > 0 && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), abortGrace)
+	defer cancel()
+	g.idle(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = nil // what was still running has been aborted and billed
 	}
 	return err
 }
 
-// abortGrace is how long aborted calls have to write their records.
-const abortGrace = 3 * time.Second
+// idle waits until every call has its result, or ctx ends.
+func (g *Gateway) idle(ctx context.Context) {
+	tick := time.NewTicker(idleTick)
+	defer tick.Stop()
+	for g.inFlight.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+const (
+	// abortGrace is how long aborted calls have to write their records.
+	abortGrace = 3 * time.Second
+	// idleTick is how closely the end of the last call is noticed at a stop.
+	idleTick = 10 * time.Millisecond
+)
 
 // InFlight is how many upstream calls run now.
 func (g *Gateway) InFlight() int64 { return g.inFlight.Load() }
@@ -167,8 +182,8 @@ func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
 		g.refuse(ctx, c, refusal)
 		return
 	}
-	g.inFlight.Add(1)
-	answer := g.forward(ctx, c) // the point of no return: from here the call has one result
+	// From here on the call has exactly one result, whatever happens.
+	answer := g.forward(ctx, c)
 	switch {
 	case answer == nil: // the upstream cannot have served, or gave nothing; recorded and answered
 	case c.scan.Stream && isEventStream(answer):
@@ -178,19 +193,18 @@ func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// recovered keeps a panic from leaving its request. The reservation, if one
-// was made, gets its result, so that its lease can close.
+// recovered keeps a panic from leaving its request. What the call has begun is
+// ended, so that its lease can close.
 func (g *Gateway) recovered(ctx *fasthttp.RequestCtx, c *call) {
 	p := recover()
 	if p == nil {
 		return
 	}
 	g.Log.Error("BUG: a request panicked", "request_id", c.id, "panic", p, "stack", string(debug.Stack()))
-	if c.intended {
-		c.recordUnknown()
-	} else if c.reserved {
-		g.Book.Void(c.reservation)
+	if c.end != nil {
+		c.end()
 	}
+	c.abandon()
 	g.refuse(ctx, c, &refusal{status: http.StatusInternalServerError, code: "internal", message: "The request failed inside the gateway; it was not billed."})
 }
 
@@ -208,49 +222,3 @@ type quiet struct{}
 func (quiet) Printf(string, ...any) {}
 
 var _ fasthttp.Logger = quiet{}
-
-// route finds what the path names, or answers for it.
-func (g *Gateway) route(ctx *fasthttp.RequestCtx, c *call) *route {
-	path := ctx.Request.Header.RequestURI()
-	if i := indexByte(path, '?'); i >= 0 {
-		path = path[:i]
-	}
-	r := g.routes[string(path)]
-	if r == nil {
-		c.shape = shapeOf(path)
-		g.refuse(ctx, c, &refusal{status: http.StatusNotFound, code: "unmetered_path",
-			message: "This path is not metered, so it is not served. See /openai/v1/models and /anthropic/v1/models for what is."})
-		return nil
-	}
-	c.route, c.shape = r, r.shape
-	if r.local != nil {
-		r.local(g, ctx)
-		return nil
-	}
-	if string(ctx.Method()) != r.method {
-		ctx.Response.Header.Set("Allow", r.method)
-		g.refuse(ctx, c, &refusal{status: http.StatusMethodNotAllowed, code: "method_not_allowed",
-			message: "This path takes " + r.method + " only."})
-		return nil
-	}
-	return r
-}
-
-func indexByte(b []byte, c byte) int {
-	for i := range b {
-		if b[i] == c {
-			return i
-		}
-	}
-	return -1
-}
-
-// shapeOf gives errors on unknown paths the shape of the provider that a
-// client under that prefix expects.
-func shapeOf(path []byte) provider.Shape {
-	const anthropic = "/anthropic/"
-	if len(path) >= len(anthropic) && string(path[:len(anthropic)]) == anthropic {
-		return provider.Anthropic
-	}
-	return provider.OpenAI
-}

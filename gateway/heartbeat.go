@@ -79,7 +79,7 @@ func (h *Heart) Beat(ctx context.Context) error {
 	sent := time.Now()
 	a, err := g.Ledger.Beat(ctx, ledger.Beat{Session: h.session.ID, SinceEpoch: h.epoch, SinceRecall: h.recall, Unacked: use.UnackedRecords,
 		UnsettledBytes: use.UnsettledBytes, OldestUnsettled: use.OldestUnsettled, InFlight: g.inFlight.Load(), Topic: h.topic})
-	if errors.Is(err, ledger.ErrSessionEnded) {
+	if errors.Is(err, ledger.ErrSessionEnded) || errors.Is(err, ledger.ErrNotFound) {
 		return h.restart(ctx)
 	}
 	if err != nil {
@@ -107,18 +107,16 @@ func (h *Heart) release(progress []ledger.Progress) error {
 	return h.g.Spool.Release(h.topic, done)
 }
 
-// restart follows an absence so long that the ledger has ended the session
-// and may have reclaimed its leases: they are closed, and a new one begins.
+// restart follows an absence so long that the ledger has ended the session, or
+// a ledger that was restored from before it: a new one begins. The next beat
+// renews under its name, and with that the book closes the leases of the old.
 func (h *Heart) restart(ctx context.Context) error {
-	h.g.Book.RetireAll()
 	id := newRequestID()
-	leases, err := h.g.Ledger.StartSession(ctx, ledger.Session{ID: id, Gateway: h.g.ID, Exclusive: h.session.Exclusive, TTL: h.session.TTL})
-	if err != nil {
-		return err
+	_, err := h.g.Ledger.StartSession(ctx, ledger.Session{ID: id, Gateway: h.g.ID, Exclusive: h.session.Exclusive, TTL: h.session.TTL})
+	if err == nil {
+		h.session.ID = id
 	}
-	h.session.ID = id
-	h.g.Book.CloseUnknown(leases)
-	return nil
+	return err
 }
 
 // NoGrants tells whether new leases must not be asked for: the spool is filling

@@ -8,13 +8,14 @@ import (
 
 // Metrics is what the gateway tells Prometheus.
 type Metrics struct {
-	Requests     *prometheus.CounterVec // by provider, row, status
-	Refused      *prometheus.CounterVec // by code
-	Seconds      *prometheus.HistogramVec
-	Overruns     prometheus.Counter
-	UnknownMeter prometheus.Counter
-	Estimated    prometheus.Counter
-	BeatFailures prometheus.Counter
+	Requests      *prometheus.CounterVec // by provider, row, status
+	Refused       *prometheus.CounterVec // by code
+	Seconds       *prometheus.HistogramVec
+	Overruns      prometheus.Counter
+	UnknownMeter  prometheus.Counter
+	Estimated     prometheus.Counter
+	BeatFailures  prometheus.Counter
+	LeakageLimits prometheus.Counter
 }
 
 // NewMetrics makes the gateway's metrics and registers them.
@@ -29,12 +30,13 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			[]string{"code"}),
 		Seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "weir_request_seconds", Help: "Time from a request's arrival to its record.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 2, 16)}, []string{"provider"}),
-		Overruns:     counter("weir_overruns_total", "Requests whose price passed their reservation. Must stay 0."),
-		UnknownMeter: counter("weir_unknown_meter_total", "Answers with usage that no meter or price covers."),
-		Estimated:    counter("weir_estimated_total", "Requests billed by estimate."),
-		BeatFailures: counter("weir_heartbeat_failures_total", "Heartbeats that the ledger did not answer."),
+		Overruns:      counter("weir_overruns_total", "Requests whose price passed their reservation. Must stay 0."),
+		UnknownMeter:  counter("weir_unknown_meter_total", "Answers with usage that no meter or price covers."),
+		Estimated:     counter("weir_estimated_total", "Requests billed by estimate."),
+		BeatFailures:  counter("weir_heartbeat_failures_total", "Heartbeats that the ledger did not answer."),
+		LeakageLimits: counter("weir_leakage_limits_total", "Times a customer's leakage passed its limit of an hour."),
 	}
-	r.MustRegister(m.Requests, m.Refused, m.Seconds, m.Overruns, m.UnknownMeter, m.Estimated, m.BeatFailures)
+	r.MustRegister(m.Requests, m.Refused, m.Seconds, m.Overruns, m.UnknownMeter, m.Estimated, m.BeatFailures, m.LeakageLimits)
 	return m
 }
 

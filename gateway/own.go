@@ -51,7 +51,7 @@ func (g *Gateway) Down() []string {
 // ownKey tells a key's holder what the key is and has used.
 func (g *Gateway) ownKey(ctx *fasthttp.RequestCtx, c *call) {
 	k := c.who.key
-	ask, cancel := context.WithTimeout(ctx, lookupTimeout)
+	ask, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
 	used, err := g.Ledger.Spend(ask, "key:"+k.ID, "all")
 	if err != nil {
@@ -74,7 +74,7 @@ func (g *Gateway) ownKey(ctx *fasthttp.RequestCtx, c *call) {
 
 // ownCredits tells the wallet's three balances.
 func (g *Gateway) ownCredits(ctx *fasthttp.RequestCtx, c *call) {
-	ask, cancel := context.WithTimeout(ctx, lookupTimeout)
+	ask, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
 	w, err := g.Ledger.Wallet(ask, c.who.customer.ID)
 	if err != nil {
@@ -98,7 +98,13 @@ func (g *Gateway) ownGeneration(ctx *fasthttp.RequestCtx, c *call) {
 		g.refuse(ctx, c, notFound)
 		return
 	}
-	body, err := g.Generation(ctx, c.who.customer.ID, id)
+	if g.Generation == nil {
+		g.refuse(ctx, c, notFound)
+		return
+	}
+	ask, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	body, err := g.Generation(ask, c.who.customer.ID, id)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound):
 		g.refuse(ctx, c, notFound)

@@ -72,6 +72,11 @@ func answerBroken(ctx *fasthttp.RequestCtx, err error) {
 	ctx.SetBody(provider.AppendError(nil, provider.OpenAI, body))
 }
 
+func stopping() *refusal {
+	return &refusal{status: http.StatusServiceUnavailable, code: "stopping", retryAfter: 2,
+		message: "This gateway is shutting down. Try again; another one will answer."}
+}
+
 // setAmount sets a header to an amount in dollars.
 func setAmount(ctx *fasthttp.RequestCtx, name string, n money.Nano) {
 	var buf [32]byte

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -145,4 +146,40 @@ func refusePrivate(_, address string, _ syscall.RawConn) error {
 		return fmt.Errorf("%s: %w", ip, errPrivate)
 	}
 	return nil
+}
+
+// route finds what the path names, or answers for it.
+func (g *Gateway) route(ctx *fasthttp.RequestCtx, c *call) *route {
+	path := ctx.Request.Header.RequestURI()
+	if i := bytes.IndexByte(path, '?'); i >= 0 {
+		path = path[:i]
+	}
+	r := g.routes[string(path)]
+	if r == nil {
+		c.shape = shapeOf(path)
+		g.refuse(ctx, c, &refusal{status: http.StatusNotFound, code: "unmetered_path",
+			message: "This path is not metered, so it is not served. See /openai/v1/models and /anthropic/v1/models for what is."})
+		return nil
+	}
+	c.route, c.shape = r, r.shape
+	if r.local != nil {
+		r.local(g, ctx)
+		return nil
+	}
+	if string(ctx.Method()) != r.method {
+		ctx.Response.Header.Set("Allow", r.method)
+		g.refuse(ctx, c, &refusal{status: http.StatusMethodNotAllowed, code: "method_not_allowed",
+			message: "This path takes " + r.method + " only."})
+		return nil
+	}
+	return r
+}
+
+// shapeOf gives errors on unknown paths the shape of the provider that a
+// client under that prefix expects.
+func shapeOf(path []byte) provider.Shape {
+	if bytes.HasPrefix(path, []byte("/anthropic/")) {
+		return provider.Anthropic
+	}
+	return provider.OpenAI
 }

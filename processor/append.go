@@ -12,6 +12,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"weir/internal/ledger"
+	"weir/internal/stream"
 	"weir/schemas/money"
 	"weir/schemas/usage"
 )
@@ -23,6 +24,11 @@ const (
 	rowsInMemoryMax = 100_000
 	// markBatch is how many appended batches are marked at a time.
 	markBatch = 64
+	// markTimeout bounds one marking, so that a stop does not wait for a ledger
+	// that is away.
+	markTimeout = 5 * time.Second
+	// readStep is how many records are read again at a time.
+	readStep = ledger.MaxBatch
 )
 
 // appender follows the manifests: every settled batch becomes one block in the
@@ -32,92 +38,64 @@ type appender struct {
 	o    Options
 	wake chan struct{}
 
-	mu      sync.Mutex // guards the following
-	queue   []*pending
-	inQueue map[string]*pending // by batch id, until marked as appended
-	rows    int                 // held in memory over all
-	orphans []*orphan
+	mu       sync.Mutex // guards the following
+	queue    []*pending
+	unmarked map[string]bool // by batch id: in the queue, or appended and not marked yet
+	rows     int             // held in memory over all
+	orphans  orphans
 }
 
-// pending is a batch to append. Without rows they are read again.
+// pending is a batch to append, whose events lie at the offsets from to to of
+// its partition's log. Without rows they are read there.
 type pending struct {
 	manifest ledger.Manifest
+	from, to int64
 	rows     []usage.Record
-	held     bool // rows are in memory
 }
 
-// orphan is a batch of a topic that is gone: its rows come again as duplicates
-// on the new topic, and are recognized by lease and seq.
-type orphan struct {
-	manifest ledger.Manifest
-	rows     map[string]usage.Record // by event id
-}
+// stretch is a run of offsets of a partition, without to itself.
+type stretch struct{ from, to int64 }
 
 func newAppender(o Options) *appender {
-	return &appender{o: o, wake: make(chan struct{}, 1), inQueue: map[string]*pending{}}
+	return &appender{o: o, wake: make(chan struct{}, 1), unmarked: map[string]bool{}, orphans: newOrphans()}
 }
 
-// append hands a settled batch on to the appender, which owns the rows then.
-func (p *Processor) append(b *ledger.Batch, s ledger.Settled) {
-	duplicates := 0
-	fresh := 0
-	rows := make([]usage.Record, 0, len(s.Fresh))
-	for i := range b.Records {
-		rec := b.Records[i].Rec
-		switch {
-		case fresh < len(s.Fresh) && s.Fresh[fresh] == i:
-			fresh++
-			rows = append(rows, *rec)
-		case rec.Kind.IsEvent():
-			duplicates++
-			p.appender.offer(rec)
-		}
-		if b.Records[i].Mismatch != "" {
-			p.Metrics.Mismatches.Inc()
-			p.Logger.Error("an event's promise differs from its rating", "event", rec.EventID(), "difference", b.Records[i].Mismatch)
-		}
-	}
-	p.Metrics.Duplicates.Add(float64(duplicates))
-	p.Metrics.Dead.Add(float64(len(b.Dead)))
-	for _, d := range b.Dead {
-		p.Logger.Error("a record went to the dead letters", "part", b.Part, "offset", d.Offset, "reason", d.Reason)
-	}
-	if s.Manifest.Count > 0 {
-		p.appender.add(s.Manifest, rows)
-	}
-}
-
-func (a *appender) add(m ledger.Manifest, rows []usage.Record) {
+// add queues a batch, unless it is known already.
+func (a *appender) add(one *pending) {
 	if a.o.Warehouse == nil {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.inQueue[m.ID] != nil {
-		return
-	}
-	if a.rows+len(rows) > rowsInMemoryMax {
-		rows = nil
-	}
-	a.enqueue(m, rows)
+	a.enqueue(one)
 }
 
-// enqueue is called with mu held.
-func (a *appender) enqueue(m ledger.Manifest, rows []usage.Record) {
-	a.rows += len(rows)
-	one := &pending{manifest: m, rows: rows, held: rows != nil}
-	a.inQueue[m.ID] = one
+// enqueue is add, called with mu held.
+func (a *appender) enqueue(one *pending) {
+	if a.unmarked[one.manifest.ID] {
+		return
+	}
+	if a.rows+len(one.rows) > rowsInMemoryMax {
+		one.rows = nil
+	}
+	a.rows += len(one.rows)
+	a.unmarked[one.manifest.ID] = true
 	a.queue = append(a.queue, one)
+	a.signal()
+}
+
+func (a *appender) signal() {
 	select {
 	case a.wake <- struct{}{}:
 	default:
 	}
 }
 
-// adopt takes over what is not appended of these partitions: after a crash, or
-// from a processor that left. What belongs to another topic waits for its
-// duplicates.
-func (a *appender) adopt(ctx context.Context, parts []int32) error {
+// adopt takes over what is not appended of partitions that were just given to
+// this processor: after a crash, or from one that left. What was settled from
+// another log is an orphan. behind says for each partition what its log holds
+// below the place where reading begins.
+func (a *appender) adopt(ctx context.Context, behind map[int32]stretch) error {
 	if a.o.Warehouse == nil {
 		return nil
 	}
@@ -125,91 +103,81 @@ func (a *appender) adopt(ctx context.Context, parts []int32) error {
 	if err != nil {
 		return err
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, m := range list {
+		log, mine := behind[m.Part]
 		switch {
-		case !slices.Contains(parts, m.Part):
+		case !mine || a.unmarked[m.ID]:
 		case m.Topic == a.o.Log.TopicID():
-			a.add(m, nil)
+			a.enqueue(&pending{manifest: m, from: m.From, to: m.To})
 		default:
-			a.mu.Lock()
-			if !slices.ContainsFunc(a.orphans, func(o *orphan) bool { return o.manifest.ID == m.ID }) {
-				a.orphans = append(a.orphans, &orphan{manifest: m, rows: map[string]usage.Record{}})
-			}
-			a.mu.Unlock()
+			a.orphans.add(m, log)
 		}
 	}
+	a.signal()
 	return nil
 }
 
-// offer gives a duplicate event to the orphan that needs it.
-func (a *appender) offer(rec *usage.Record) {
+// offer gives an event that came again, at an offset of a partition's log, to
+// the orphan that misses it.
+func (a *appender) offer(rec *usage.Record, part int32, offset int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for i, o := range a.orphans {
-		if !contains(o.manifest.Seqs, rec) {
-			continue
-		}
-		o.rows[rec.EventID()] = *rec
-		if int64(len(o.rows)) < o.manifest.Count {
-			return
-		}
-		rows := make([]usage.Record, 0, len(o.rows))
-		for _, r := range o.rows {
-			rows = append(rows, r)
-		}
-		slices.SortFunc(rows, func(x, y usage.Record) int {
-			return cmp.Or(cmp.Compare(x.LeaseID, y.LeaseID), cmp.Compare(x.Seq, y.Seq))
-		})
-		a.orphans = slices.Delete(a.orphans, i, i+1)
-		a.enqueue(o.manifest, rows)
-		return
+	if found := a.orphans.offer(rec, part, offset); found != nil {
+		a.enqueue(found)
 	}
 }
 
-func contains(ranges []ledger.SeqRange, rec *usage.Record) bool {
-	for _, r := range ranges {
-		if r.Lease == rec.LeaseID && r.From <= rec.Seq && rec.Seq <= r.To {
-			return true
-		}
-	}
-	return false
+// release forgets the orphans of partitions that another processor has now.
+func (a *appender) release(parts []int32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.orphans.release(parts)
 }
 
-// run appends in order until ctx ends. A failure is tried again for ever, with
-// the same rows under the same token.
+func (a *appender) waiting() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.unmarked) + len(a.orphans.byBatch)
+}
+
+// run appends until ctx ends. A failure is tried again for ever, with the same
+// rows under the same token.
 func (a *appender) run(ctx context.Context) {
-	var done []string
-	pause := retryMin
-	for ctx.Err() == nil {
+	var done []string // appended and not marked yet
+	for pause := retryMin; ctx.Err() == nil; {
+		err := a.search(ctx)
 		one := a.head()
-		if one == nil || len(done) >= markBatch {
-			if done = a.mark(ctx, done); one == nil && len(done) == 0 {
-				select {
-				case <-a.wake:
-				case <-ctx.Done():
-				}
-				continue
+		if err == nil && one != nil {
+			if err = a.appendOne(ctx, one); err == nil {
+				done = append(done, one.manifest.ID)
 			}
+			a.leave(one, err)
 		}
-		if one == nil {
-			wait(ctx, retryMin) // marking failed: the ledger is away
-			continue
+		if one == nil || err != nil || len(done) >= markBatch {
+			var markErr error
+			done, markErr = a.mark(ctx, done)
+			err = errors.Join(err, markErr)
 		}
-		if err := a.appendOne(ctx, one); err != nil {
-			if ctx.Err() == nil {
-				a.o.Logger.Warn("cannot append a batch", "batch", one.manifest.ID, "err", err)
-			}
-			a.rotate()
+		switch {
+		case err != nil && ctx.Err() == nil:
+			a.o.Metrics.AppendFailures.Inc()
+			a.o.Logger.Warn("the warehouse lags behind the ledger", "waiting", a.waiting(), "err", err)
 			wait(ctx, pause)
 			pause = min(2*pause, retryMax)
-			continue
+		case one == nil:
+			select {
+			case <-a.wake:
+			case <-ctx.Done():
+			}
+		default:
+			pause = retryMin
 		}
-		pause = retryMin
-		done = append(done, one.manifest.ID)
-		a.pop(one)
-		a.o.Metrics.Appended.Inc()
 	}
-	a.mark(context.WithoutCancel(ctx), done)
+	if _, err := a.mark(context.WithoutCancel(ctx), done); err != nil {
+		a.o.Logger.Warn("stopping; these batches are appended once more after a start, which changes nothing", "batches", len(done), "err", err)
+	}
 }
 
 func (a *appender) head() *pending {
@@ -221,78 +189,139 @@ func (a *appender) head() *pending {
 	return a.queue[0]
 }
 
-// rotate puts the head last: one batch that cannot be appended does not keep
-// the others back. Blocks need no order.
-func (a *appender) rotate() {
+// leave takes the head off the queue, after it was appended or failed with err.
+func (a *appender) leave(one *pending, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.queue = append(a.queue[1:], a.queue[0])
-}
-
-func (a *appender) pop(one *pending) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.queue[0] = nil // for the garbage collector
 	a.queue = a.queue[1:]
-	if one.held {
+	var lost *lostError
+	switch {
+	case err == nil:
 		a.rows -= len(one.rows)
+		a.o.Metrics.Appended.Inc()
+	case errors.As(err, &lost):
+		delete(a.unmarked, one.manifest.ID)
+		a.orphans.add(one.manifest, lost.search)
+	default: // goes last, so that it does not keep the others back: blocks need no order
+		a.queue = append(a.queue, one)
 	}
 }
 
-// mark tells the ledger; what it could not be told stays on the list. An
-// unmarked batch is appended again after a restart, under its token.
-func (a *appender) mark(ctx context.Context, done []string) []string {
+// mark tells the ledger, and returns what it could not be told. An unmarked
+// batch is appended again after a restart, under its token.
+func (a *appender) mark(ctx context.Context, done []string) ([]string, error) {
 	if len(done) == 0 {
-		return done
+		return done, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
 	if err := a.o.Ledger.MarkAppended(ctx, done...); err != nil {
-		a.o.Logger.Warn("cannot mark batches as appended", "err", err)
-		return done
+		return done, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, id := range done {
-		delete(a.inQueue, id)
+		delete(a.unmarked, id)
 	}
-	return done[:0]
+	return done[:0], nil
 }
 
 func (a *appender) appendOne(ctx context.Context, one *pending) error {
-	if one.rows == nil {
-		rows, err := a.readAgain(ctx, one.manifest)
-		if err != nil {
-			return err
-		}
-		one.rows = rows
-	}
-	if err := verify(one.manifest, one.rows); err != nil {
-		return err
-	}
 	if !a.o.Warehouse.Up() {
 		return errors.New("the warehouse is not up")
 	}
-	return a.o.Warehouse.Append(ctx, one.manifest.ID, one.rows)
+	rows := one.rows
+	if rows == nil {
+		var err error
+		if rows, err = a.readAgain(ctx, one); err != nil {
+			return err
+		}
+	} else if err := verify(one.manifest, rows); err != nil {
+		return err
+	}
+	return a.o.Warehouse.Append(ctx, one.manifest.ID, rows)
 }
 
-// readAgain rebuilds the rows of a settled batch from the log: those records of
-// its offsets that the manifest names, each once.
-func (a *appender) readAgain(ctx context.Context, m ledger.Manifest) ([]usage.Record, error) {
-	raw, err := a.o.Log.ReadRange(ctx, m.Part, m.From, m.To)
-	if err != nil {
-		return nil, err
-	}
-	seen := make(map[string]bool, m.Count)
-	rows := make([]usage.Record, 0, m.Count)
-	for _, r := range raw {
-		rec, err := usage.ParseRecord(r.Value)
-		if err != nil || !rec.Kind.IsEvent() || !contains(m.Seqs, &rec) || seen[rec.EventID()] {
-			continue // a dead letter, or a duplicate of another batch's event
+// readAgain rebuilds the rows of a settled batch from the log: those events in
+// its offsets that the manifest names, each once. The others are dead letters,
+// and duplicates of other batches' events. It is a *lostError if the log has
+// other events there than were settled, or none.
+func (a *appender) readAgain(ctx context.Context, one *pending) ([]usage.Record, error) {
+	seen := make(map[string]bool, one.manifest.Count)
+	rows := make([]usage.Record, 0, one.manifest.Count)
+	err := a.events(ctx, one.manifest.Part, stretch{one.from, one.to}, func(rec *usage.Record, _ int64) {
+		if _, named := find(one.manifest.Seqs, rec); named && !seen[rec.EventID()] {
+			seen[rec.EventID()] = true
+			rows = append(rows, *rec)
 		}
-		seen[rec.EventID()] = true
-		rows = append(rows, rec)
+	})
+	if err != nil && !errors.Is(err, stream.ErrOffsetGone) {
+		return nil, fmt.Errorf("cannot read batch %s again: %w", one.manifest.ID, err)
 	}
-	return rows, nil
+	if err == nil {
+		err = verify(one.manifest, rows)
+	}
+	if err == nil {
+		return rows, nil
+	}
+	whole, err2 := a.whole(ctx, one.manifest.Part)
+	if err2 != nil {
+		return nil, err2
+	}
+	return nil, &lostError{search: whole, cause: err}
+}
+
+// lostError says that a batch is not in the log where it was settled from.
+// search is where its events may be.
+type lostError struct {
+	search stretch
+	cause  error
+}
+
+func (e *lostError) Error() string {
+	return "a batch is not in the log as it was settled: " + e.cause.Error()
+}
+
+// whole is all that the log holds of a partition now.
+func (a *appender) whole(ctx context.Context, part int32) (stretch, error) {
+	starts, err := a.o.Log.StartOffsets(ctx)
+	if err != nil {
+		return stretch{}, err
+	}
+	ends, err := a.o.Log.EndOffsets(ctx)
+	return stretch{starts[part], ends[part]}, err
+}
+
+// events calls f with every event that a partition's log holds at some offsets.
+func (a *appender) events(ctx context.Context, part int32, at stretch, f func(rec *usage.Record, offset int64)) error {
+	for from := at.from; from < at.to; from += readStep {
+		raw, err := a.o.Log.ReadRange(ctx, part, from, min(from+readStep, at.to))
+		if err != nil {
+			return err
+		}
+		for _, r := range raw {
+			if rec, err := decode(r.Value); err == nil && rec.Kind.IsEvent() {
+				f(&rec, r.Offset)
+			}
+		}
+	}
+	return nil
+}
+
+// find looks an event up in a manifest's ranges, which are ascending.
+func find(ranges []ledger.SeqRange, rec *usage.Record) (int, bool) {
+	return slices.BinarySearchFunc(ranges, rec, func(r ledger.SeqRange, rec *usage.Record) int {
+		switch by := cmp.Compare(r.Lease, rec.LeaseID); {
+		case by != 0:
+			return by
+		case r.To < rec.Seq:
+			return -1
+		case r.From > rec.Seq:
+			return 1
+		}
+		return 0
+	})
 }
 
 // verify holds the rows to the manifest before they are sent: under one token
@@ -312,12 +341,4 @@ func verify(m ledger.Manifest, rows []usage.Record) error {
 			m.ID, len(rows), cost, price, m.Count, m.Cost, m.Price)
 	}
 	return nil
-}
-
-// Waiting is how many settled batches are not yet in the warehouse, as far as
-// this processor knows.
-func (p *Processor) Waiting() int {
-	p.appender.mu.Lock()
-	defer p.appender.mu.Unlock()
-	return len(p.appender.inQueue) + len(p.appender.orphans)
 }

@@ -5,12 +5,9 @@ package processor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"weir/internal/cards"
 	"weir/internal/ledger"
@@ -50,49 +47,20 @@ type Options struct {
 	Metrics   *Metrics
 }
 
-// Metrics is what the processor tells Prometheus.
-type Metrics struct {
-	Settled, Duplicates, Dead, Mismatches, Appended prometheus.Counter
-	Batch                                           prometheus.Histogram
-}
-
-// NewMetrics makes the processor's metrics and registers them.
-func NewMetrics(r prometheus.Registerer) *Metrics {
-	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
-	}
-	m := &Metrics{
-		Settled:    counter("weir_events_settled_total", "Usage events settled for the first time."),
-		Duplicates: counter("weir_events_duplicate_total", "Records delivered again and absorbed."),
-		Dead:       counter("weir_dead_letters_total", "Records that could not be decoded or rated."),
-		Mismatches: counter("weir_rate_mismatch_total", "Events whose promised amount differs from their rating. Must stay 0."),
-		Appended:   counter("weir_batches_appended_total", "Batches appended to the warehouse."),
-		Batch: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "weir_settle_seconds", Help: "Time to settle one batch.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}),
-	}
-	r.MustRegister(m.Settled, m.Duplicates, m.Dead, m.Mismatches, m.Appended, m.Batch)
-	return m
-}
-
 // Processor settles the partitions that its consumer group gives it.
 type Processor struct {
 	Options
 	reader   *stream.Reader
 	appender *appender
+	missing  map[cardName]time.Time // cards that events name and nobody published, since when
 
-	mu   sync.Mutex // guards owned, which the reader's callbacks change
+	mu   sync.Mutex // guards the map, which the reader's callbacks change
 	owns map[int32]*partition
-}
-
-// partition is one that this processor owns.
-type partition struct {
-	epoch int64
-	next  int64 // offset to settle next
 }
 
 // New makes a processor.
 func New(o Options) *Processor {
-	return &Processor{Options: o, owns: map[int32]*partition{}, appender: newAppender(o)}
+	return &Processor{Options: o, appender: newAppender(o), missing: map[cardName]time.Time{}, owns: map[int32]*partition{}}
 }
 
 // Run settles until ctx ends. Whatever fails is tried again: the books only
@@ -148,68 +116,64 @@ func (p *Processor) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	next := make(map[int32]int64, len(polled))
-	for _, fetched := range polled {
-		batch, err := p.rate(ctx, fetched)
+	for _, run := range polled {
+		batch, err := p.rate(ctx, run)
 		if err != nil {
 			return err
-		}
-		if batch == nil {
-			continue // revoked meanwhile: its new owner settles it
 		}
 		settled, err := p.settle(ctx, batch)
 		if err != nil {
 			return err
 		}
 		p.append(batch, settled)
-		next[fetched.Part] = batch.To
 	}
-	return p.reader.Commit(ctx, next)
+	p.commit(ctx, polled)
+	return nil
 }
 
 // poll waits for records and then collects more for one window: at most a
-// batch over all partitions, in order within each.
-func (p *Processor) poll(ctx context.Context) ([]stream.Fetch, error) {
+// batch over all partitions, in order within each, and of each partition that
+// is still this processor's exactly what comes next.
+func (p *Processor) poll(ctx context.Context) ([]run, error) {
 	got, err := p.reader.Poll(ctx, ledger.MaxBatch)
 	if err != nil {
 		return nil, err
 	}
 	window, cancel := context.WithTimeout(ctx, batchWindow)
 	defer cancel()
-	for {
-		total := 0
-		for _, f := range got {
-			total += len(f.Records)
-		}
-		if total >= ledger.MaxBatch || window.Err() != nil {
-			return got, ctx.Err()
-		}
-		more, err := p.reader.Poll(window, ledger.MaxBatch-total)
-		if err != nil && window.Err() == nil {
+	for window.Err() == nil && count(got) < ledger.MaxBatch {
+		more, err := p.reader.Poll(window, ledger.MaxBatch-count(got))
+		if err != nil && !errors.Is(err, window.Err()) {
 			return nil, err
 		}
 		for _, f := range more {
 			got = merge(got, f)
 		}
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return p.due(got)
+}
+
+func count(list []stream.Fetch) (n int) {
+	for _, f := range list {
+		n += len(f.Records)
+	}
+	return n
 }
 
 // merge adds a fetch. A partition that was taken away and given back within
 // the window is read again from its cursor: what was read before is dropped.
 func merge(list []stream.Fetch, f stream.Fetch) []stream.Fetch {
 	for i := range list {
-		have := list[i].Records
-		switch {
-		case list[i].Part != f.Part || len(f.Records) == 0:
-		case len(have) > 0 && f.Records[0].Offset <= have[len(have)-1].Offset:
-			list[i] = f
-			return list
-		default:
-			list[i].Records = append(have, f.Records...)
-			return list
+		if list[i].Part != f.Part {
+			continue
 		}
-	}
-	if len(f.Records) == 0 {
+		if have := list[i].Records; f.Records[0].Offset > have[len(have)-1].Offset {
+			f.Records = append(have, f.Records...)
+		}
+		list[i] = f
 		return list
 	}
 	return append(list, f)
@@ -217,61 +181,79 @@ func merge(list []stream.Fetch, f stream.Fetch) []stream.Fetch {
 
 // settle books one batch in one transaction. Past its return the batch cannot
 // be undone, and repeating it changes nothing.
-func (p *Processor) settle(ctx context.Context, b *ledger.Batch) (ledger.Settled, error) {
+func (p *Processor) settle(ctx context.Context, b *batch) (ledger.Settled, error) {
 	began := time.Now()
-	settled, err := p.Ledger.Settle(ctx, *b)
+	settled, err := p.Ledger.Settle(ctx, b.Batch)
 	if err != nil {
-		return settled, fmt.Errorf("cannot settle batch %s/%d/%d: %w", b.Topic, b.Part, b.From, err)
+		return settled, err
 	}
 	p.Metrics.Batch.Observe(time.Since(began).Seconds())
 	p.Metrics.Settled.Add(float64(len(settled.Fresh)))
-	p.mu.Lock()
-	if own := p.owns[b.Part]; own != nil {
-		own.next = b.To
-	}
-	p.mu.Unlock()
+	b.cursor.next = b.To
+	b.own.next = b.inLog(b.To)
 	return settled, nil
 }
 
-// assigned takes partitions over: a new epoch fences their former owner, and
-// the ledger's cursor says where to read on.
-func (p *Processor) assigned(ctx context.Context, parts []int32) (map[int32]int64, error) {
-	start := make(map[int32]int64, len(parts))
-	for _, part := range parts {
-		cursor, err := p.Ledger.AcquirePartition(ctx, p.Log.TopicID(), part)
-		if err != nil {
-			return nil, err
+// append hands a settled batch on to the appender, which owns its rows then.
+func (p *Processor) append(b *batch, s ledger.Settled) {
+	fresh := s.Fresh
+	rows := make([]usage.Record, 0, len(fresh))
+	for i, r := range b.Records {
+		switch {
+		case len(fresh) > 0 && fresh[0] == i:
+			fresh = fresh[1:]
+			rows = append(rows, *r.Rec)
+			if r.Mismatch != "" {
+				p.Metrics.Mismatches.Inc()
+				p.Logger.Error("an event's promise differs from its rating", "event", r.Rec.EventID(), "difference", r.Mismatch)
+			}
+		case r.Rec.Kind.IsEvent():
+			p.Metrics.Duplicates.Inc()
+			p.appender.offer(r.Rec, b.Part, b.inLog(r.Offset))
 		}
-		start[part] = cursor.NextOffset
-		p.mu.Lock()
-		p.owns[part] = &partition{epoch: cursor.Epoch, next: cursor.NextOffset}
-		p.mu.Unlock()
 	}
-	return start, p.appender.adopt(ctx, parts)
+	p.Metrics.Dead.Add(float64(len(b.Dead)))
+	for _, d := range b.Dead {
+		p.Logger.Error("a record went to the dead letters", "part", b.Part, "offset", b.inLog(d.Offset), "reason", d.Reason)
+	}
+	if s.Manifest.Count > 0 {
+		p.appender.add(&pending{manifest: s.Manifest, from: b.first, to: b.inLog(b.To), rows: rows})
+	}
 }
 
-func (p *Processor) revoked(parts []int32) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, part := range parts {
-		delete(p.owns, part)
+// commit tells the group how far it is, for tools that show lag.
+func (p *Processor) commit(ctx context.Context, polled []run) {
+	next := make(map[int32]int64, len(polled))
+	for _, r := range polled {
+		next[r.part] = r.own.next
+	}
+	if len(next) == 0 {
+		return
+	}
+	if err := p.reader.Commit(ctx, next); err != nil && ctx.Err() == nil {
+		p.Logger.Warn("the group's offsets lag behind what is settled", "err", err)
 	}
 }
 
 // reclaim takes leases back whose gateway has been gone for longer than any
-// request and any recovery takes.
+// request and any recovery takes. It waits before it looks, so that what a
+// start finds in the log is settled first.
 func (p *Processor) reclaim(ctx context.Context) {
-	for ctx.Err() == nil {
+	for wait(ctx, reclaimEvery); ctx.Err() == nil; wait(ctx, reclaimEvery) {
 		leases, err := p.Ledger.Reclaim(ctx, p.Grace)
 		if err != nil && ctx.Err() == nil {
 			p.Logger.Warn("cannot reclaim leases", "err", err)
 		}
+		p.Metrics.Reclaimed.Add(float64(len(leases)))
 		for _, l := range leases {
 			p.Logger.Warn("reclaimed a lease whose gateway is gone", "lease", l.ID, "customer", l.Customer, "gateway", l.Gateway)
 		}
-		wait(ctx, reclaimEvery)
 	}
 }
+
+// Waiting is how many settled batches are not yet in the warehouse, as far as
+// this processor knows.
+func (p *Processor) Waiting() int { return p.appender.waiting() }
 
 func wait(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)

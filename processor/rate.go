@@ -4,66 +4,103 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"weir/internal/ledger"
-	"weir/internal/stream"
+	"weir/schemas/money"
 	"weir/schemas/ratecard"
 	"weir/schemas/usage"
 )
 
 const (
-	// unknownCardWait is how long an event waits for the card it names. Cards
-	// are published before they are served, so only a ledger that lags behind
-	// its replica can lack one.
+	// unknownCardWait is how long events wait for a card they name. Cards are
+	// published before they are served, so only a ledger that lags behind its
+	// replica can lack one.
 	unknownCardWait = 30 * time.Second
 	unknownCardTick = time.Second
+	// reservedMax is the first reservation that the warehouse's Decimal(18, 9)
+	// cannot hold.
+	reservedMax = 1_000_000_000 * money.Dollar
 )
 
-// rate decodes one partition's records and rates every usage event again. What
+// The times that the warehouse's DateTime64 can hold, and no clock leaves.
+var (
+	earliestMs = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
+	latestMs   = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
+)
+
+// rate decodes a run's records and rates every usage event again. What
 // cannot be decoded or rated goes to the dead letters; the partition goes on.
-// nil says that the partition is not this processor's any more.
-func (p *Processor) rate(ctx context.Context, f stream.Fetch) (*ledger.Batch, error) {
-	p.mu.Lock()
-	own := p.owns[f.Part]
-	p.mu.Unlock()
-	if own == nil || f.Records[0].Offset < own.next {
-		return nil, nil
-	}
-	b := &ledger.Batch{Topic: p.Log.TopicID(), Part: f.Part, Epoch: own.epoch, From: own.next,
-		To: f.Records[len(f.Records)-1].Offset + 1, Records: make([]ledger.Settling, 0, len(f.Records))}
-	recs := make([]usage.Record, len(f.Records))
-	for i, raw := range f.Records {
-		rec := &recs[i]
+func (p *Processor) rate(ctx context.Context, r run) (*batch, error) {
+	first := r.recs[0].Offset
+	c := r.own.cursorAt(first)
+	b := &batch{own: r.own, cursor: c, first: first, Batch: ledger.Batch{Topic: c.topic, Part: r.part, Epoch: c.epoch,
+		From: c.next, To: c.next + int64(len(r.recs)), Records: make([]ledger.Settling, 0, len(r.recs))}}
+	recs := make([]usage.Record, len(r.recs))
+	for i, raw := range r.recs {
+		s := ledger.Settling{Offset: b.From + int64(i), Rec: &recs[i]}
 		var err error
-		if *rec, err = usage.ParseRecord(raw.Value); err == nil && rec.Kind == usage.KindIntent {
-			err = fmt.Errorf("%w: an intent in the log", usage.ErrMalformed)
+		if recs[i], err = decode(raw.Value); err == nil {
+			s.Mismatch, err = p.check(ctx, s.Rec)
 		}
-		if err != nil {
-			b.Dead = append(b.Dead, ledger.DeadLetter{Offset: raw.Offset, Bytes: raw.Value, Reason: err.Error()})
-			continue
+		switch {
+		case err == nil:
+			b.Records = append(b.Records, s)
+		case isFaultOfEvent(err):
+			b.Dead = append(b.Dead, ledger.DeadLetter{Offset: s.Offset, Lease: s.Rec.LeaseID, Customer: s.Rec.Customer, Seq: s.Rec.Seq,
+				Bytes: raw.Value, Reason: storable(err.Error())})
+		default:
+			return nil, err
 		}
-		mismatch, err := p.check(ctx, rec)
-		if err != nil {
-			if ctx.Err() != nil || !unrateable(err) {
-				return nil, err
-			}
-			b.Dead = append(b.Dead, ledger.DeadLetter{Offset: raw.Offset, Lease: rec.LeaseID, Customer: rec.Customer, Seq: rec.Seq,
-				Bytes: raw.Value, Reason: err.Error()})
-			continue
-		}
-		b.Records = append(b.Records, ledger.Settling{Offset: raw.Offset, Rec: rec, Mismatch: mismatch})
 	}
 	return b, nil
+}
+
+// decode reads one record of the log and refuses what the stores cannot hold:
+// there it would be an error for ever and keep its partition back.
+func decode(value []byte) (usage.Record, error) {
+	rec, err := usage.ParseRecord(value)
+	if err != nil {
+		return usage.Record{}, err
+	}
+	why := ""
+	switch {
+	case rec.Kind == usage.KindIntent:
+		why = "an intent, which never leaves its spool"
+	case rec.Reserved >= reservedMax:
+		why = fmt.Sprintf("a reservation of %s", rec.Reserved)
+	case rec.TimeMs < earliestMs || rec.TimeMs >= latestMs:
+		why = fmt.Sprintf("time %d", rec.TimeMs)
+	}
+	for _, text := range []string{rec.LeaseID, rec.Customer, rec.Gateway, rec.KeyID, rec.Provider} {
+		if text != storable(text) {
+			why = "a name that is no text"
+		}
+	}
+	if why != "" {
+		return usage.Record{}, fmt.Errorf("%w: %s", usage.ErrMalformed, why)
+	}
+	return rec, nil
+}
+
+// storable makes text of what is none: PostgreSQL takes neither broken UTF-8
+// nor a zero byte.
+func storable(text string) string {
+	if utf8.ValidString(text) && strings.IndexByte(text, 0) < 0 {
+		return text
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // check compares the promise in a usage event with what the pinned card says,
 // and tells how they differ.
 func (p *Processor) check(ctx context.Context, rec *usage.Record) (mismatch string, err error) {
-	if rec.Kind != usage.KindUsage || rec.Row != usage.RowUsage {
+	if rec.Row != usage.RowUsage {
 		return "", nil
 	}
-	card, err := p.card(ctx, rec)
+	card, err := p.card(ctx, cardName{rec.CostCard, rec.PriceCard})
 	if err != nil {
 		return "", err
 	}
@@ -71,19 +108,34 @@ func (p *Processor) check(ctx context.Context, rec *usage.Record) (mismatch stri
 	if err != nil {
 		return "", err
 	}
-	if rated.Cost != rec.Cost || rated.Price != rec.Price || rated.ModelBilled != rec.ModelBilled {
-		return fmt.Sprintf("promised cost %s price %s as %s, rated cost %s price %s as %s",
-			rec.Cost, rec.Price, rec.ModelBilled, rated.Cost, rated.Price, rated.ModelBilled), nil
+	promised := ratecard.Rated{ModelBilled: rec.ModelBilled, Cost: rec.Cost, Price: rec.Price}
+	if rated == promised {
+		return "", nil
 	}
-	return "", nil
+	return storable(fmt.Sprintf("promised cost %s price %s as %s, rated cost %s price %s as %s",
+		promised.Cost, promised.Price, promised.ModelBilled, rated.Cost, rated.Price, rated.ModelBilled)), nil
 }
 
-// card finds the card an event is pinned to, waiting for one that is unknown.
-func (p *Processor) card(ctx context.Context, rec *usage.Record) (*ratecard.Card, error) {
-	for deadline := time.Now().Add(unknownCardWait); ; {
-		card, err := p.Cards.Find(ctx, rec.CostCard, rec.PriceCard)
-		if !errors.Is(err, ledger.ErrNotFound) || time.Now().After(deadline) {
+// cardName is how events name a card: by the hashes of its models and rules.
+type cardName struct{ cost, price string }
+
+// card finds the card an event is pinned to. One that is unknown is waited for
+// once, counted from its first event on: not once more for each.
+func (p *Processor) card(ctx context.Context, name cardName) (*ratecard.Card, error) {
+	for {
+		card, err := p.Cards.Find(ctx, name.cost, name.price)
+		if !errors.Is(err, ledger.ErrNotFound) {
+			delete(p.missing, name)
 			return card, err
+		}
+		since, known := p.missing[name]
+		if !known {
+			since = time.Now()
+			p.missing[name] = since
+			p.Logger.Warn("an event names a card that nobody published; waiting for it", "cost_card", name.cost, "price_card", name.price)
+		}
+		if time.Since(since) >= unknownCardWait {
+			return nil, err
 		}
 		wait(ctx, unknownCardTick)
 		if ctx.Err() != nil {
@@ -92,8 +144,13 @@ func (p *Processor) card(ctx context.Context, rec *usage.Record) (*ratecard.Card
 	}
 }
 
-// unrateable tells a fault of the event from a failure to ask.
-func unrateable(err error) bool {
-	return errors.Is(err, ledger.ErrNotFound) || errors.Is(err, ratecard.ErrUnpricedModel) || errors.Is(err, ratecard.ErrUnpricedMeter) ||
-		errors.Is(err, ratecard.ErrUnknownRule) || errors.Is(err, ratecard.ErrTooLarge)
+// isFaultOfEvent tells what is wrong with an event from a failure to ask.
+func isFaultOfEvent(err error) bool {
+	for _, fault := range []error{usage.ErrMalformed, ledger.ErrNotFound, ratecard.ErrUnpricedModel, ratecard.ErrUnpricedMeter,
+		ratecard.ErrUnknownRule, ratecard.ErrTooLarge} {
+		if errors.Is(err, fault) {
+			return true
+		}
+	}
+	return false
 }

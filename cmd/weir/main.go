@@ -20,6 +20,6 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	verbs := slices.Concat([]cli.Verb{serveVerb}, local(), cli.Clients())
+	verbs := slices.Concat([]cli.Verb{serveVerb, demoVerb}, local(), cli.Clients())
 	return cli.Main(ctx, os.Args[1:], verbs, cli.Call{Env: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr})
 }

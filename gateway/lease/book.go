@@ -32,6 +32,9 @@ const (
 	// rateWindow is the time over which the spend rate is averaged, and after
 	// which it is forgotten.
 	rateWindow = 10 * time.Second
+	// growEvery bounds how often a lease grows in the background, so that a
+	// ledger that refuses is not asked by every request.
+	growEvery = time.Second
 )
 
 var (
@@ -73,9 +76,9 @@ type Book struct {
 	gateways atomic.Int64 // heard lately, this one included
 	session  atomic.Pointer[validity]
 
-	mu      sync.Mutex // guards wallets and stopped; taken before a wallet's
+	mu      sync.Mutex // guards wallets, and that nothing joins growing once stopped; taken before a wallet's
 	wallets map[string]*wallet
-	stopped bool
+	stopped atomic.Bool
 	growing sync.WaitGroup
 }
 
@@ -96,7 +99,14 @@ func NewBook(c Config) *Book {
 // Renew extends the right to admit: the heartbeat that left at sent was
 // answered. Counting starts at the sending, so that the ledger, which counts
 // from its own later moment, never reclaims what is still spent from.
+//
+// Leases never come back to life: those of another session, and those whose
+// time was over before the answer came, are closed, for the ledger may have
+// taken them back meanwhile.
 func (b *Book) Renew(session string, sent time.Time, gateways int) {
+	if old := b.session.Load(); old.session != "" && (old.session != session || !b.Live(b.cfg.Now())) {
+		b.retireAll()
+	}
 	b.session.Store(&validity{session: session, until: sent.Add(b.cfg.TTL * admissionShare / 10)})
 	b.gateways.Store(int64(max(gateways, 1)))
 }
@@ -108,8 +118,8 @@ func (b *Book) Live(now time.Time) bool {
 	return now.Before(until) && now.Round(0).Before(until.Round(0))
 }
 
-// Reservation is money set aside for one upstream call. It ends by Settle or,
-// where no intent was written, by Void; never by both.
+// Reservation is money set aside for one upstream call. It ends once: by
+// Settle or, where no intent was written, by Void.
 type Reservation struct {
 	Amount money.Nano
 	w      *wallet
@@ -156,10 +166,11 @@ func (b *Book) tryReserve(w *wallet, need money.Nano) (Reservation, bool) {
 		w.mu.Unlock()
 		return Reservation{}, false
 	}
+	l.calls++
 	l.inFlight += need
 	l.inFlightPeak = max(l.inFlightPeak, l.inFlight)
 	l.used = now
-	grow := b.wantsMore(w, l)
+	grow := b.wantsMore(w, now)
 	w.mu.Unlock()
 	if grow {
 		b.growInBackground(w)
@@ -178,25 +189,47 @@ func (b *Book) Intend(r Reservation, rec *usage.Record) error {
 // Settle ends a reservation with its one result: a usage or unknown record,
 // which takes the lease's next seq. The record's price leaves the lease. The
 // record is durable when the spool says so of the returned position.
+//
+// When the record cannot be written the caller must not let the answer end.
+// The call then counts as one of unknown outcome, which nobody pays for, and
+// Sweep writes that as soon as it can: until then its reservation stays.
 func (b *Book) Settle(r Reservation, rec *usage.Record) (stream.Pos, error) {
 	r.w.mu.Lock()
 	defer r.w.mu.Unlock()
+	pos, err := b.settle(r, rec)
+	if err != nil {
+		late := *rec
+		if late.Row == usage.RowUsage {
+			late.Kind, late.Row, late.Status = usage.KindUnknown, usage.RowLeakage, usage.StatusUnknown
+			late.Meters, late.Cost, late.Price = usage.Quantities{}, 0, 0
+		}
+		r.w.unwritten = append(r.w.unwritten, unwritten{r, late})
+	}
+	return pos, err
+}
+
+// unwritten is the result of a call that the spool did not take.
+type unwritten struct {
+	r   Reservation
+	rec usage.Record
+}
+
+// settle writes a result and moves its price from in flight to spent. The
+// wallet's lock is held.
+func (b *Book) settle(r Reservation, rec *usage.Record) (stream.Pos, error) {
 	l := r.l
 	pos, err := b.append(l, rec)
 	if err != nil {
-		return 0, err // the spool is dead and so is the process; the hold stays
+		return 0, err
 	}
 	now := b.cfg.Now()
-	l.inFlight -= r.Amount
 	l.spent += rec.Price
 	l.count++
 	l.cost += rec.Cost
 	l.price += rec.Price
 	l.used = now
 	r.w.observe(rec.Price, now)
-	if r.w.open != l && l.inFlight == 0 {
-		b.closeSlice(r.w, l) // replaced or recalled while this call ran
-	}
+	b.release(r)
 	return pos, nil
 }
 
@@ -204,8 +237,15 @@ func (b *Book) Settle(r Reservation, rec *usage.Record) (stream.Pos, error) {
 func (b *Book) Void(r Reservation) {
 	r.w.mu.Lock()
 	defer r.w.mu.Unlock()
+	b.release(r)
+}
+
+// release ends a call's hold. The last call of a lease that admits no more
+// closes it. The wallet's lock is held.
+func (b *Book) release(r Reservation) {
+	r.l.calls--
 	r.l.inFlight -= r.Amount
-	if r.w.open != r.l && r.l.inFlight == 0 {
+	if r.w.open != r.l && r.l.calls == 0 {
 		b.closeSlice(r.w, r.l)
 	}
 }
@@ -261,17 +301,18 @@ func (b *Book) Known(r Reservation) money.Nano {
 }
 
 func (b *Book) wallet(customer string) (*wallet, error) {
+	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stopped {
+	if b.stopped.Load() {
 		return nil, ErrStopping
 	}
 	w := b.wallets[customer]
 	if w == nil {
-		w = &wallet{customer: customer, used: b.cfg.Now()}
+		w = &wallet{customer: customer}
 		b.wallets[customer] = w
 	}
-	w.used = b.cfg.Now()
+	w.used = now
 	return w, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,27 +20,40 @@ type wallet struct {
 
 	mu       sync.Mutex    // guards everything below, its slices included
 	open     *slice        // the lease that admits, or nil
-	retired  []*slice      // leases that admit no more and wait for their calls
+	retired  []*slice      // leases that admit no more and are not closed yet
 	granting chan struct{} // closed when the grant under way has ended
-	// pending is a grant whose answer was lost. It is asked again, under the
-	// same number, before any other: a lease that exists must be owned.
-	pending *ledger.GrantRequest
-	rest    money.Nano // the ledger's available at its last answer
-	waiting money.Nano // reservations that wait for a grant
+	opening  opening       // the lease that is asked for while there is no open one
+
+	unwritten []unwritten // results that the spool has refused so far
+	rest      money.Nano  // the ledger's available at its last answer
+	waiting   money.Nano  // reservations that wait for a grant
+	growAfter time.Time   // the lease does not grow in the background before
 
 	spendRate   int64 // nano-dollars per second, decaying
 	spendRateAt time.Time
 }
 
-// slice is one lease in memory.
+// opening is a lease that the ledger may know and this gateway does not hold
+// yet. A lease that exists must be owned or closed, so its id is asked for
+// again until an answer comes, or buried.
+type opening struct {
+	id string // "" = none
+	// doubtful: an answer was lost. From then on a refusal proves nothing, for
+	// the lost request may still be carried out after the refused one.
+	doubtful bool
+	askedAt  time.Time
+}
+
+// slice is one lease in memory. free ≥ 0 is what the package promises.
 type slice struct {
 	id           string
 	grantNo      int64
 	granted      money.Nano
 	returned     money.Nano
 	spent        money.Nano
-	inFlight     money.Nano
+	inFlight     money.Nano // reserved by calls
 	inFlightPeak money.Nano
+	calls        int // reservations under way, those of nothing included
 	seq          uint64
 	count        uint64
 	cost, price  money.Nano
@@ -87,27 +101,29 @@ func (w *wallet) wanted() money.Nano {
 
 // wantsMore tells whether the open lease has fallen below half of what it
 // should hold, and there is something to take. The wallet's lock is held.
-func (b *Book) wantsMore(w *wallet, l *slice) bool {
+func (b *Book) wantsMore(w *wallet, now time.Time) bool {
 	want := min(w.wanted(), w.rest/money.Nano(2*b.gateways.Load()))
-	return w.granting == nil && want > 0 && l.free() < want/2 && !b.cfg.NoGrants()
+	if want <= 0 || w.open.free() >= want/2 || w.granting != nil || now.Before(w.growAfter) || b.cfg.NoGrants() {
+		return false
+	}
+	w.growAfter = now.Add(growEvery)
+	return true
 }
 
 func (b *Book) growInBackground(w *wallet) {
 	b.mu.Lock()
-	if b.stopped {
-		b.mu.Unlock()
+	defer b.mu.Unlock()
+	if b.stopped.Load() {
 		return
 	}
-	b.growing.Add(1)
-	b.mu.Unlock()
-	go func() {
-		defer b.growing.Done()
+	b.growing.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), grantTimeout)
 		defer cancel()
-		if err := b.grant(ctx, w, 0); err != nil && !errors.Is(err, ledger.ErrInsufficient) {
+		err := b.grant(ctx, w, grow)
+		if err != nil && !errors.Is(err, ledger.ErrInsufficient) && !errors.Is(err, ErrStopping) {
 			b.cfg.Log.Warn("cannot grow a lease", "customer", w.customer, "err", err)
 		}
-	}()
+	})
 }
 
 // wait counts need among what the next grant should have room for.
@@ -117,14 +133,14 @@ func (w *wallet) wait(need money.Nano) {
 	w.mu.Unlock()
 }
 
+// grow is the need of a grant that no request waits for.
+const grow money.Nano = -1
+
 // grant asks the ledger for room for one reservation of need, and for as much
 // as the wallet's slice should be. One grant per wallet is under way at a
 // time: where there is one already this waits for it, since it may be enough
-// for both. The caller looks again afterwards. need 0 only grows.
+// for both. The caller looks again afterwards.
 func (b *Book) grant(ctx context.Context, w *wallet, need money.Nano) error {
-	if !b.Live(b.cfg.Now()) {
-		return ErrLedger
-	}
 	w.mu.Lock()
 	if busy := w.granting; busy != nil {
 		w.mu.Unlock()
@@ -135,17 +151,24 @@ func (b *Book) grant(ctx context.Context, w *wallet, need money.Nano) error {
 			return ErrLedger
 		}
 	}
-	if w.open != nil && w.open.free() >= need && need > 0 {
-		w.mu.Unlock()
-		return nil // a grant that ended meanwhile was enough
+	now := b.cfg.Now()
+	enough := need != grow && w.open != nil && w.open.free() >= need // a grant that ended meanwhile
+	var no error
+	switch {
+	case !b.Live(now):
+		no = ErrLedger
+	case b.stopped.Load():
+		no = ErrStopping
+	case !enough && b.cfg.NoGrants():
+		no = ErrNoNewLeases
 	}
-	if b.cfg.NoGrants() {
+	if no != nil || enough || need == grow && w.open == nil {
 		w.mu.Unlock()
-		return ErrNoNewLeases
+		return no
 	}
-	req := b.request(w, need)
-	done := make(chan struct{})
-	w.granting, w.pending = done, &req
+	req := b.request(w, max(need, 0), now)
+	ended := make(chan struct{})
+	w.granting = ended
 	w.mu.Unlock()
 
 	row, state, err := b.cfg.Ledger.Grant(ctx, req)
@@ -153,29 +176,37 @@ func (b *Book) grant(ctx context.Context, w *wallet, need money.Nano) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.granting = nil
-	close(done)
+	close(ended)
 	if err != nil {
-		if definite(err) {
-			w.pending = nil // nothing was granted
-		}
-		if w.open != nil && w.open.id == req.LeaseID && (errors.Is(err, ledger.ErrLeaseClosed) || errors.Is(err, ledger.ErrConflict)) {
-			b.retire(w) // reclaimed meanwhile: it must not admit any more
-		}
-		err = unavailable(err)
-		var short *ledger.InsufficientError
-		if errors.As(err, &short) {
-			w.rest = short.Wallet.Available()
-		}
-		return err
+		return b.notGranted(w, &req, err)
 	}
-	w.pending = nil
 	w.rest = state.Available()
 	b.adopt(w, row)
 	return nil
 }
 
-// definite tells whether the ledger answered, by a refusal, so that nothing
-// was granted. Any other failure leaves that open.
+// notGranted follows a grant without money. The wallet's lock is held.
+func (b *Book) notGranted(w *wallet, req *ledger.GrantRequest, err error) error {
+	var short *ledger.InsufficientError
+	if errors.As(err, &short) {
+		w.rest = short.Wallet.Available()
+	}
+	switch {
+	case w.opening.id == req.LeaseID && !definite(err):
+		w.opening.doubtful = true
+	case w.opening.id == req.LeaseID && w.opening.doubtful:
+		b.bury(w)
+	case w.opening.id == req.LeaseID:
+		w.opening = opening{}
+	case w.open != nil && w.open.id == req.LeaseID && (errors.Is(err, ledger.ErrLeaseClosed) || errors.Is(err, ledger.ErrConflict)):
+		b.retire(w) // it was taken back; the caller looks again and opens another
+		return nil
+	}
+	return unavailable(err)
+}
+
+// definite tells whether the ledger answered, by a refusal, so that this
+// request granted nothing. Any other failure leaves that open.
 func definite(err error) bool {
 	for _, refusal := range []error{ledger.ErrInsufficient, ledger.ErrFrozen, ledger.ErrNotFound, ledger.ErrLeaseClosed, ledger.ErrConflict,
 		ledger.ErrSessionEnded, ledger.ErrSessionExpired, ledger.ErrSuperseded} {
@@ -186,43 +217,49 @@ func definite(err error) bool {
 	return false
 }
 
-// request says what to ask for. The wallet's lock is held.
-func (b *Book) request(w *wallet, need money.Nano) ledger.GrantRequest {
-	session := b.session.Load().session
+// request says what to ask for. A growth whose answer was lost has its number
+// asked for again, and is then answered by what it became. The wallet's lock
+// is held.
+func (b *Book) request(w *wallet, need money.Nano, now time.Time) ledger.GrantRequest {
+	q := ledger.GrantRequest{Customer: w.customer, Session: b.session.Load().session, Gateway: b.cfg.Gateway}
 	want := max(w.wanted(), need)
-	if w.pending != nil {
-		req := *w.pending
-		req.Session = session
-		if need > 0 {
-			req.Need, req.Want = b.shortfall(w, need), want
-		}
-		return req
-	}
-	if w.open == nil {
-		return ledger.GrantRequest{LeaseID: b.cfg.NewID(), Customer: w.customer, Session: session, Gateway: b.cfg.Gateway,
-			GrantNo: 1, Need: need, Want: want}
-	}
-	return ledger.GrantRequest{LeaseID: w.open.id, Customer: w.customer, Session: session, Gateway: b.cfg.Gateway,
-		GrantNo: w.open.grantNo + 1, Need: b.shortfall(w, need), Want: max(want-w.open.free(), 0)}
-}
-
-func (b *Book) shortfall(w *wallet, need money.Nano) money.Nano {
-	if w.open == nil {
-		return need
-	}
-	return max(need-w.open.free(), 0)
-}
-
-// adopt takes the ledger's row for what is granted. The wallet's lock is held.
-func (b *Book) adopt(w *wallet, row ledger.Lease) {
-	if l := w.open; l != nil && l.id == row.ID {
-		l.granted, l.grantNo = row.Granted, row.GrantNo
-		return
-	}
 	if w.open != nil {
-		b.retire(w)
+		q.LeaseID, q.GrantNo = w.open.id, w.open.grantNo+1
+		q.Need, q.Want = max(need-w.open.free(), 0), max(want-w.open.free(), 0)
+		return q
 	}
-	w.open = &slice{id: row.ID, grantNo: row.GrantNo, granted: row.Granted, used: b.cfg.Now()}
+	if w.opening.id == "" {
+		w.opening.id = b.cfg.NewID()
+	}
+	w.opening.askedAt = now
+	q.LeaseID, q.GrantNo, q.Need, q.Want = w.opening.id, 1, need, want
+	return q
+}
+
+// adopt takes the ledger's row for what is granted, unless the lease was
+// retired or buried while the ledger was asked: then its close record gives
+// everything back. The wallet's lock is held.
+func (b *Book) adopt(w *wallet, row ledger.Lease) {
+	switch {
+	case w.open != nil && w.open.id == row.ID:
+		w.open.granted, w.open.grantNo = row.Granted, row.GrantNo
+	case w.opening.id == row.ID:
+		w.opening = opening{}
+		w.open = &slice{id: row.ID, grantNo: row.GrantNo, granted: row.Granted, used: b.cfg.Now()}
+	}
+}
+
+// bury writes the close record of a lease that may exist in the ledger: what
+// it was granted goes back, and a grant that is still on its way is refused.
+// The wallet's lock is held.
+func (b *Book) bury(w *wallet) {
+	rec := b.closeRecord(w, &slice{})
+	rec.LeaseID, rec.Seq = w.opening.id, 1
+	if _, err := b.cfg.Spool.Append(&rec); err != nil {
+		b.cfg.Log.Error("cannot close a lease whose grant was not answered", "lease", rec.LeaseID, "err", err)
+		return // the next sweep tries again
+	}
+	w.opening = opening{}
 }
 
 // retire ends admission on the open lease; it closes with its last call. The
@@ -230,29 +267,25 @@ func (b *Book) adopt(w *wallet, row ledger.Lease) {
 func (b *Book) retire(w *wallet) {
 	l := w.open
 	w.open = nil
-	if w.pending != nil && w.pending.LeaseID == l.id {
-		w.pending = nil // whatever that growth became, the close gives it back
-	}
-	if l.inFlight == 0 {
-		b.closeSlice(w, l)
-		return
-	}
 	w.retired = append(w.retired, l)
+	if l.calls == 0 {
+		b.closeSlice(w, l)
+	}
 }
 
-// closeSlice writes the close record: final seq, count and sums, against which
-// the ledger checks that it has seen everything. The wallet's lock is held.
+// closeSlice writes the close record of a retired lease: final seq, count and
+// sums, against which the ledger checks that it has seen everything. One that
+// cannot be written is tried again by the next sweep. The wallet's lock is held.
 func (b *Book) closeSlice(w *wallet, l *slice) {
-	rec := usage.Record{Kind: usage.KindClose, Customer: w.customer, Gateway: b.cfg.Gateway, TimeMs: b.cfg.Now().UnixMilli(),
-		Count: l.count, CostSum: l.cost, PriceSum: l.price}
+	rec := b.closeRecord(w, l)
 	if _, err := b.append(l, &rec); err != nil {
 		b.cfg.Log.Error("cannot close a lease", "lease", l.id, "err", err)
 		return
 	}
-	for i, r := range w.retired {
-		if r == l {
-			w.retired = append(w.retired[:i], w.retired[i+1:]...)
-			break
-		}
-	}
+	w.retired = slices.DeleteFunc(w.retired, func(r *slice) bool { return r == l })
+}
+
+func (b *Book) closeRecord(w *wallet, l *slice) usage.Record {
+	return usage.Record{Kind: usage.KindClose, Customer: w.customer, Gateway: b.cfg.Gateway, TimeMs: b.cfg.Now().UnixMilli(),
+		Count: l.count, CostSum: l.cost, PriceSum: l.price}
 }

@@ -2,9 +2,9 @@ package lease
 
 import (
 	"context"
+	"slices"
 	"time"
 
-	"weir/internal/ledger"
 	"weir/schemas/money"
 	"weir/schemas/usage"
 )
@@ -14,25 +14,43 @@ import (
 // book's size follows the customers of the last minutes.
 const forgetAfter = 5 * time.Minute
 
-// Sweep does what time alone asks for: closes leases that nobody uses, asks
-// again for grants whose answer was lost, forgets wallets. To be called about
-// once a second.
+// Sweep does what time alone asks for: writes what the spool refused before,
+// closes leases that nobody uses, buries those whose grant was never answered,
+// forgets wallets. To be called about once a second.
 func (b *Book) Sweep(now time.Time) {
 	for _, w := range b.all() {
-		w.mu.Lock()
-		if l := w.open; l != nil {
-			l.inFlightPeak = max(l.inFlight, l.inFlightPeak/2)
-			if l.inFlight == 0 && w.waiting == 0 && w.granting == nil && now.Sub(l.used) >= b.cfg.Idle {
-				b.retire(w)
-			}
-		}
-		again := w.pending != nil && w.granting == nil
-		w.mu.Unlock()
-		if again {
-			b.growInBackground(w)
-		}
+		b.sweep(w, now)
 	}
 	b.forget(now)
+}
+
+func (b *Book) sweep(w *wallet, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.unwritten) > 0 {
+		late := &w.unwritten[0]
+		if _, err := b.settle(late.r, &late.rec); err != nil {
+			return // the spool takes nothing: neither would it take what follows
+		}
+		w.unwritten = w.unwritten[1:]
+	}
+	for _, l := range slices.Clone(w.retired) {
+		if l.calls == 0 {
+			b.closeSlice(w, l)
+		}
+	}
+	if w.granting != nil || w.waiting > 0 {
+		return
+	}
+	if l := w.open; l != nil {
+		l.inFlightPeak = max(l.inFlight, l.inFlightPeak/2)
+		if l.calls == 0 && now.Sub(l.used) >= b.cfg.Idle {
+			b.retire(w)
+		}
+	}
+	if w.opening.id != "" && now.Sub(w.opening.askedAt) >= b.cfg.Idle {
+		b.bury(w)
+	}
 }
 
 // forget drops wallets that hold nothing. A request that looked its wallet up
@@ -43,7 +61,7 @@ func (b *Book) forget(now time.Time) {
 	defer b.mu.Unlock()
 	for id, w := range b.wallets {
 		w.mu.Lock()
-		if w.open == nil && len(w.retired) == 0 && w.pending == nil && w.waiting == 0 && now.Sub(w.used) > forgetAfter {
+		if w.open == nil && len(w.retired) == 0 && w.opening.id == "" && w.waiting == 0 && now.Sub(w.used) > forgetAfter {
 			delete(b.wallets, id)
 		}
 		w.mu.Unlock()
@@ -62,7 +80,7 @@ func (b *Book) Recall(customers []string) {
 		}
 		w.mu.Lock()
 		if l := w.open; l != nil && w.granting == nil {
-			if l.inFlight == 0 {
+			if l.calls == 0 {
 				b.retire(w)
 			} else if free := l.free(); free > 0 {
 				b.giveBack(w, l, free)
@@ -84,59 +102,38 @@ func (b *Book) giveBack(w *wallet, l *slice, amount money.Nano) {
 	l.returned += amount
 }
 
-// RetireAll ends admission on every lease; each closes with its last call.
-// Grants whose answer was lost are forgotten: they belong to a session that
-// has ended, and the next one lists what they made.
-func (b *Book) RetireAll() {
+// retireAll ends admission on every lease; each closes with its last call.
+// A lease that is being asked for is buried, whatever the answer will be.
+func (b *Book) retireAll() {
 	for _, w := range b.all() {
 		w.mu.Lock()
 		if w.open != nil {
 			b.retire(w)
 		}
-		w.pending = nil
+		if w.opening.id != "" {
+			b.bury(w)
+		}
 		w.mu.Unlock()
 	}
 }
 
-// CloseUnknown closes the leases of this gateway that the book does not hold:
-// a grant made them whose answer never came.
-func (b *Book) CloseUnknown(leases []ledger.Lease) {
-	held := make(map[string]bool)
-	for _, w := range b.all() {
-		w.mu.Lock()
-		for _, l := range w.retired {
-			held[l.id] = true
-		}
-		w.mu.Unlock()
-	}
-	for _, row := range leases {
-		if row.State != ledger.LeaseOpen || row.LastSeq > 0 || held[row.ID] {
-			continue // with a seq it was used, so its close record is under way
-		}
-		w := &wallet{customer: row.Customer}
-		w.mu.Lock()
-		b.closeSlice(w, &slice{id: row.ID})
-		w.mu.Unlock()
-	}
-}
-
-// Stop admits nothing more, waits for grants under way and closes every lease
-// that has no call in flight.
+// Stop admits nothing more and closes every lease with its last call: at once
+// where there is none. Growth under way is waited for while ctx lasts.
 func (b *Book) Stop(ctx context.Context) {
 	b.mu.Lock()
-	b.stopped = true
+	b.stopped.Store(true)
 	b.mu.Unlock()
-	done := make(chan struct{})
-	go func() { b.growing.Wait(); close(done) }()
+	b.retireAll()
+	grown := make(chan struct{})
+	go func() { b.growing.Wait(); close(grown) }()
 	select {
-	case <-done:
+	case <-grown:
 	case <-ctx.Done():
 	}
-	b.RetireAll()
 }
 
-// InFlight counts nothing but what is reserved now, over all wallets, and the
-// leases that are open or retiring.
+// InFlight counts the leases that are not closed and what calls have reserved
+// under them now.
 func (b *Book) InFlight() (leases int, reserved money.Nano) {
 	for _, w := range b.all() {
 		w.mu.Lock()

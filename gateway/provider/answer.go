@@ -1,9 +1,85 @@
 package provider
 
-import "strings"
+import (
+	"strings"
+
+	"weir/schemas/usage"
+)
 
 // unknownNameMax bounds the name of an unknown meter, which goes into logs.
 const unknownNameMax = 64
+
+// Answer is what was read of one upstream answer.
+type Answer struct {
+	Model string // that the answer names, "" if none
+	// Meters holds what was reported. Without InputSeen or OutputSeen that
+	// side of it is zero, because missing, not because it was zero.
+	Meters                usage.Quantities
+	InputSeen, OutputSeen bool
+	// HasUsage: both sides were reported and every count could be read. A
+	// reported zero is a report.
+	HasUsage bool
+	// UnknownMeter: the answer counts something that has no meter, or its
+	// counts contradict each other. UnknownField is its name.
+	UnknownMeter bool
+	UnknownField string
+	Deltas       int64 // events with generated content (a whole answer with some: 1)
+	DeltaBytes   int64 // bytes of that content, as written between its quotes
+	Terminated   bool  // a stream reached its terminator, a body is one whole JSON object
+	Failed       bool  // the answer holds an error
+	HasOutput    bool  // something of use was generated
+
+	counts Counts
+}
+
+// estimateBytesPerToken makes tokens of bytes where no usage was reported. It
+// is twice what is usual for prose, so an estimate stays below a reservation.
+const estimateBytesPerToken = 8
+
+// Estimate is what to bill an answer without usage: what was reported, the
+// missing input by the request's bytes and at least 1, the missing output by
+// its content, every delta of it at least one token.
+func (a *Answer) Estimate(textBytes int64) usage.Quantities {
+	q := a.Meters
+	if !a.InputSeen {
+		q[usage.Input] = uint64(max(1, textBytes/estimateBytesPerToken))
+	}
+	if !a.OutputSeen {
+		q[usage.Output] = uint64(max(a.Deltas, a.DeltaBytes/estimateBytesPerToken))
+	}
+	return q
+}
+
+// Part takes n out of *rest, a total that contains it, and returns what it
+// took. More than is left is a contradiction: clamped, never wrapped.
+func (a *Answer) Part(rest *uint64, n uint64, name string) uint64 {
+	if n > *rest {
+		a.Unknown(name)
+		n = *rest
+	}
+	*rest -= n
+	return n
+}
+
+// Unknown notes the first meter that cannot be understood.
+func (a *Answer) Unknown(name string) {
+	if !a.UnknownMeter {
+		a.UnknownMeter, a.UnknownField = true, name
+	}
+}
+
+// countSlots is how many counts the richest usage object has.
+const countSlots = 10
+
+// Counts holds the numbers of a usage object by the slots of its table.
+type Counts [countSlots]Count
+
+// Count is one number of a usage object.
+type Count struct {
+	N      uint64
+	Seen   bool // reported; false is missing, which is not zero
+	broken bool // reported, and no count at all
+}
 
 // ReadJSON reads a whole JSON answer of status 2xx into *a. A body that is not
 // one JSON object leaves Terminated false.

@@ -10,7 +10,7 @@ import (
 // nil for all others, else a *Refusal. It judges each line of a repeated header
 // by itself, and no header that the gateway does not send on.
 func (api *API) RefuseHeader(name, value string) error {
-	if api.Features == "" || !strings.EqualFold(name, api.Features) {
+	if !strings.EqualFold(name, api.Features) {
 		return nil
 	}
 	for feature := range strings.SplitSeq(value, ",") {

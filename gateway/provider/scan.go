@@ -18,6 +18,54 @@ const (
 	modelBytesMax = 256
 )
 
+// Scan is what one pass over a request's body found.
+type Scan struct {
+	Model    string // as asked
+	Stream   bool   // a stream of events is asked for
+	Limit    int64  // output tokens of one answer, the largest of the limits; 0 without HasLimit
+	HasLimit bool
+	N        int64 // answers asked for, at least 1
+	// TextBytes bounds the tokens of the inline input: the bytes of the body
+	// but for the space between its tokens. Decoding an escape yields no more
+	// bytes than were written, and no tokenizer makes more tokens than bytes.
+	TextBytes int64
+	Messages  int64 // messages, for a model's overhead per message
+	Tools     int64 // tools and functions defined
+	// UsageAsked: the client itself asked for usage in its stream.
+	UsageAsked bool
+	// CacheWrite5m and CacheWrite1h: input may be billed as such a write.
+	CacheWrite5m, CacheWrite1h bool
+
+	top        int  // where a member can be put into the body's object
+	canAsk     bool // the API has stream options at all
+	asked      bool // Rewrite asked for usage that the client did not ask for
+	options    span // the value of the stream options
+	optionsTop int  // where a member can be put into them, 0 if they are no object
+	wish       span // the value of the wish for usage
+	nulls      [limitsMax]nullLimit
+	nullCount  int
+}
+
+// limitsMax is how many names one API has for the limit of the output.
+const limitsMax = 2
+
+// span is a stretch of the body; its end is 0 where there is none.
+type span struct{ from, to int }
+
+// nullLimit is a limit that is there and null.
+type nullLimit struct {
+	name  string
+	value span
+}
+
+// InputBound is the largest number of input tokens the request can be billed
+// for: its bytes at bytesPerTokenMin bytes per token (below 1: 1), and a
+// model's overhead in tokens for every message and every tool.
+func (s *Scan) InputBound(bytesPerTokenMin, messageOverhead, toolOverhead int64) int64 {
+	per := max(1, bytesPerTokenMin)
+	return (s.TextBytes+per-1)/per + s.Messages*messageOverhead + s.Tools*toolOverhead
+}
+
 // Scan reads a request's body in one strict pass and fills *s. What it refuses
 // is a *Refusal: no JSON object or anything after it; a limit that is no plain
 // number; a member that matters and is there twice, or in a spelling that only
@@ -72,6 +120,15 @@ func unpriced(m *Member) *Refusal {
 	return &Refusal{Status: http.StatusUnprocessableEntity, Code: "unpriced_option", Message: message}
 }
 
+// within puts a step before the path of a refusal: a name, or an index.
+func (r *Refusal) within(step string) *Refusal {
+	if r.Field != "" && r.Field[0] != '[' {
+		step += "."
+	}
+	r.Field = step + r.Field
+	return r
+}
+
 // scanner reads a request. A fault in the JSON shows in the cursor alone and
 // goes before any refusal, since nothing read at a fault means anything.
 type scanner struct {
@@ -98,11 +155,7 @@ func (r *scanner) object(t Table) *Refusal {
 		}
 		seen |= 1 << at
 		if f := r.member(&t[at]); f != nil {
-			if f.Field != "" && f.Field[0] != '[' {
-				f.Field = "." + f.Field
-			}
-			f.Field = t[at].Name + f.Field
-			return f
+			return f.within(t[at].Name)
 		}
 	}
 	return nil
@@ -110,14 +163,12 @@ func (r *scanner) object(t Table) *Refusal {
 
 // member reads the value of a member that matters.
 func (r *scanner) member(m *Member) *Refusal {
-	from := 0
-	if r.next() == 'n' {
-		if from = r.at; r.word("null") {
-			r.null(m, span{from, r.at})
-			return nil
-		}
+	null := r.next() == 'n'
+	from := r.at
+	if null && r.word("null") {
+		r.null(m, span{from, r.at})
+		return nil
 	}
-	from = r.at
 	switch m.Rule {
 	case Nested, Messages, Tools:
 		return r.nested(m)
@@ -181,11 +232,7 @@ func (r *scanner) nested(m *Member) *Refusal {
 		i := 0
 		for ok := r.open(); ok; ok = r.more(']') {
 			if f := r.nested(m); f != nil {
-				if f.Field != "" && f.Field[0] != '[' {
-					f.Field = "." + f.Field
-				}
-				f.Field = "[" + strconv.Itoa(i) + "]" + f.Field
-				return f
+				return f.within("[" + strconv.Itoa(i) + "]")
 			}
 			i++
 		}
@@ -220,8 +267,8 @@ func (r *scanner) flag(to *bool) *Refusal {
 	return nil
 }
 
-// integer reads digits, at most as many as make max.
-func (r *scanner) integer(max int64) (int64, *Refusal) {
+// integer reads a number up to most that is written in digits alone.
+func (r *scanner) integer(most int64) (int64, *Refusal) {
 	var raw []byte
 	if ch := r.next(); ch == '-' || ch-'0' <= 9 {
 		raw = r.number()
@@ -229,8 +276,8 @@ func (r *scanner) integer(max int64) (int64, *Refusal) {
 		r.skip()
 	}
 	n, err := strconv.ParseUint(string(raw), 10, 63)
-	if err != nil || int64(n) > max {
-		return 0, invalid("", fmt.Sprintf("only a whole number from 0 to %d is taken here, in plain digits", max))
+	if err != nil || int64(n) > most {
+		return 0, invalid("", fmt.Sprintf("only a whole number from 0 to %d is taken here, in plain digits", most))
 	}
 	return int64(n), nil
 }

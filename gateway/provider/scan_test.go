@@ -25,34 +25,31 @@ func scan(t *testing.T, api *provider.API, body string) *provider.Scan {
 	return &s
 }
 
-func TestScanRefuses(t *testing.T) {
-	f := func(api *provider.API, body string, status int, code, field string) {
-		t.Helper()
-		var s provider.Scan
-		err := api.Scan([]byte(body), &s)
-		var r *provider.Refusal
-		if !errors.As(err, &r) {
-			t.Errorf("%s\nis served, want %s of %q", body, code, field)
-			return
-		}
-		if r.Status != status || r.Code != code || r.Field != field || !strings.Contains(r.Message, field) {
-			t.Errorf("%s\n%+v, want %d %s of %q", body, *r, status, code, field)
-		}
+// refuses wants a body refused with a code, naming a field.
+func refuses(t *testing.T, api *provider.API, body, code, field string) {
+	t.Helper()
+	var s provider.Scan
+	err := api.Scan([]byte(body), &s)
+	var r *provider.Refusal
+	if !errors.As(err, &r) {
+		t.Errorf("%s\nis served, want %s of %q", body, code, field)
+		return
 	}
+	status := 422
+	if code == "invalid_request" {
+		status = 400
+	}
+	if r.Status != status || r.Code != code || r.Field != field || !strings.Contains(r.Message, field) {
+		t.Errorf("%s\n%+v, want %d %s of %q", body, *r, status, code, field)
+	}
+}
+
+func TestScanRefusesInvalid(t *testing.T) {
+	chat, messages := openai.Chat, anthropic.Messages
 	invalid := func(api *provider.API, body, field string) {
 		t.Helper()
-		f(api, body, 400, "invalid_request", field)
+		refuses(t, api, body, "invalid_request", field)
 	}
-	ambiguous := func(api *provider.API, members, field string) {
-		t.Helper()
-		f(api, `{"model":"m",`+members+`}`, 422, "ambiguous_request", field)
-	}
-	unpriced := func(api *provider.API, members, field string) {
-		t.Helper()
-		f(api, `{"model":"m",`+members+`}`, 422, "unpriced_option", field)
-	}
-	chat, messages := openai.Chat, anthropic.Messages
-
 	for _, body := range []string{``, `[]`, `"x"`, `null`, `{`, `{"model":"m"} x`, `{"model":"m"}{}`, `{"model":"m",}`, `{"model":"m" "n":1}`,
 		"\ufeff{\"model\":\"m\"}", "{\"model\":\"\xff\"}", `{"model":"m","messages":[{"content":"\q"}]}`,
 		`{"model":"m","x":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `}`} {
@@ -74,7 +71,14 @@ func TestScanRefuses(t *testing.T) {
 	invalid(chat, `{"model":"m","stream_options":true}`, "stream_options")
 	invalid(chat, `{"model":"m","stream_options":[]}`, "stream_options")
 	invalid(chat, `{"model":"m","stream_options":{"include_usage":1}}`, "stream_options.include_usage")
+}
 
+func TestScanRefusesAmbiguous(t *testing.T) {
+	chat, messages := openai.Chat, anthropic.Messages
+	ambiguous := func(api *provider.API, members, field string) {
+		t.Helper()
+		refuses(t, api, `{"model":"m",`+members+`}`, "ambiguous_request", field)
+	}
 	for _, key := range []string{"stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "messages", "tools", "functions", "service_tier", "audio", "store"} {
 		ambiguous(chat, fmt.Sprintf(`%q:null,%q:null`, key, key), key)
 		ambiguous(chat, fmt.Sprintf(`%q:null`, strings.ToUpper(key)), key)
@@ -93,7 +97,14 @@ func TestScanRefuses(t *testing.T) {
 	ambiguous(chat, `"messages":[{"content":"x","content":[{"type":"image_url"}]}]`, "messages[0].content")
 	ambiguous(messages, `"system":[{"type":"text","cache_control":null,"Cache_Control":{"type":"ephemeral"}}]`, "system[0].cache_control")
 	ambiguous(messages, `"messages":[{"content":[{"type":"text","cache_control":{"ttl":"5m","ttl":"1h"}}]}]`, "messages[0].content[0].cache_control.ttl")
+}
 
+func TestScanRefusesUnpriced(t *testing.T) {
+	chat, messages := openai.Chat, anthropic.Messages
+	unpriced := func(api *provider.API, members, field string) {
+		t.Helper()
+		refuses(t, api, `{"model":"m",`+members+`}`, "unpriced_option", field)
+	}
 	for _, m := range []string{`"service_tier":"flex"`, `"service_tier":"priority"`, `"service_tier":"scale"`, `"service_tier":"fast"`, `"service_tier":7`,
 		`"audio":{"voice":"x"}`, `"prediction":{"type":"content"}`, `"web_search_options":{}`, `"store":true`, `"previous_response_id":"r"`, `"conversation":"c"`,
 		`"modalities":["text","audio"]`, `"moderation":{"model":"x"}`, `"prompt_cache_options":{"ttl":"30m"}`} {
@@ -109,7 +120,6 @@ func TestScanRefuses(t *testing.T) {
 	unpriced(chat, `"messages":[{"content":[{"image_url":{"url":"data:image/png;base64,AAAA"}}]}]`, "messages[0].content[0].image_url")
 	unpriced(chat, `"messages":[[{"content":[[{"file":{"file_id":"f"}}]]}]]`, "messages[0][0].content[0][0].file")
 	unpriced(chat, `"messages":[{"role":"assistant","audio":{"id":"a"}}]`, "messages[0].audio")
-
 	for _, m := range []string{`"service_tier":"priority"`, `"speed":"fast"`, `"inference_geo":"us"`, `"mcp_servers":[{"url":"u"}]`, `"container":"c"`,
 		`"context_management":{}`, `"fallbacks":[{"model":"n"}]`} {
 		name, _, _ := strings.Cut(m[1:], `"`)
@@ -135,6 +145,9 @@ func TestScanReads(t *testing.T) {
 	}
 	// By hand: {"model":"m","a":"\u00e9 b"} is 28 bytes; the space within the string counts.
 	if s := scan(t, openai.Chat, " {\"model\" : \"m\",\n\t\"a\": \"\\u00e9 b\" }\r\n"); s.TextBytes != 28 || s.N != 1 || s.HasLimit {
+		t.Errorf("%+v", *s)
+	}
+	if s := scan(t, openai.Chat, `{"model":"m","max_completion_tokens":70,"max_tokens":8}`); s.Limit != 70 {
 		t.Errorf("%+v", *s)
 	}
 	if s := scan(t, openai.Chat, `{"model":"m","max_tokens":0,"n":0,"stream":null}`); !s.HasLimit || s.Limit != 0 || s.N != 1 || s.Stream {

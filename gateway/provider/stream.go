@@ -165,7 +165,8 @@ func (st *Stream) judge(event []byte) fate {
 	return forward
 }
 
-// data returns an event's data, its lines joined by LF.
+// data returns an event's data, its lines joined by LF. The space that may stand
+// before each of them stays: to JSON it is nothing.
 func (st *Stream) data(event []byte) (data []byte) {
 	if !st.started {
 		st.started = true
@@ -180,7 +181,6 @@ func (st *Stream) data(event []byte) (data []byte) {
 		if !ok {
 			continue // another field, a comment, or the LF of a CRLF
 		}
-		value = bytes.TrimPrefix(value, []byte(" "))
 		if lines++; lines == 1 {
 			data = value
 			continue

@@ -116,14 +116,20 @@ func TestInForce(t *testing.T) {
 	}
 }
 
+// TestSameInstant: of cards that come into force together the one that was
+// published last counts.
 func TestSameInstant(t *testing.T) {
-	db, _ := open(t)
-	one, two := compose(t, "rules: [{multiplier: \"2\"}]"), compose(t, "rules: [{multiplier: \"3\"}]")
-	publish(t, db, one)
-	publish(t, db, two)
-	c := New(db)
-	if err := c.Refresh(t.Context()); err != nil || c.Current(time.Now()).ID() != two.ID() {
-		t.Errorf("the later of two is not in force: %v", err)
+	db, at := open(t)
+	for _, multiplier := range []string{"2", "3", "4"} {
+		card := compose(t, "effective_from: 2026-11-01T00:00:00Z\nrules: [{multiplier: \""+multiplier+"\"}]")
+		publish(t, db, card) // the first two in one microsecond
+		c := New(db)
+		if err := c.Refresh(t.Context()); err != nil || c.Current(at.now).ID() != card.ID() {
+			t.Errorf("not in force: multiplier %s, %v", multiplier, err)
+		}
+		if multiplier == "3" {
+			at.now = at.now.Add(time.Second)
+		}
 	}
 }
 
@@ -193,6 +199,22 @@ func TestStartPublishesOnlyWhatNeverWas(t *testing.T) {
 	write("4")
 	start(true, file) // a changed file is new
 	inForce("4")
+}
+
+// TestNewBuiltinCosts: a program with other built-in costs, which is to say a
+// built-in card that this ledger never saw, leaves an operator's card alone.
+func TestNewBuiltinCosts(t *testing.T) {
+	db, at := open(t)
+	mine := compose(t, "rules: [{multiplier: \"5\"}]")
+	publish(t, db, mine)
+	at.now = at.now.Add(time.Hour)
+	if published, err := PublishFiles(t.Context(), db, nil); err != nil || published {
+		t.Errorf("published %v, %v", published, err)
+	}
+	c := New(db)
+	if err := c.Refresh(t.Context()); err != nil || c.Current(at.now).ID() != mine.ID() {
+		t.Errorf("the operator's card is gone: %v", err)
+	}
 }
 
 func TestPublishFilesErrors(t *testing.T) {

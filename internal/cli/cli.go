@@ -149,10 +149,7 @@ func (v *Verb) parse(args []string, call *Call) error {
 			break
 		}
 		name, isFlag := strings.CutPrefix(arg, "--")
-		if !isFlag {
-			if len(arg) > 1 && arg[0] == '-' {
-				return fmt.Errorf("flags begin with two dashes: %q does not", arg)
-			}
+		if !isFlag { // with one dash too: ids of batches may begin so
 			call.Args = append(call.Args, arg)
 			continue
 		}

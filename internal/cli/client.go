@@ -26,9 +26,6 @@ const (
 	answerMax = 16 << 20
 	// answerTime bounds the wait for an answer that was not asked to wait.
 	answerTime = time.Minute
-
-	runFile   = "run.json"    // written by a serving weir
-	tokenFile = "admin-token" // made by it
 )
 
 // connection are the flags of every verb that speaks to a running weir.
@@ -79,7 +76,7 @@ func (c *Call) discover(found *client) error {
 	if found.token != "" {
 		return nil
 	}
-	text, err := os.ReadFile(filepath.Join(dir, tokenFile))
+	text, err := os.ReadFile(filepath.Join(dir, config.TokenFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot read the admin token: %w", err)
 	}
@@ -88,13 +85,13 @@ func (c *Call) discover(found *client) error {
 		found.token = cmp.Or(kept, token.Reveal())
 	}
 	if found.token == "" {
-		return fmt.Errorf("no admin token: give --token or WEIR_ADMIN_TOKEN (there is no %s in %s)", tokenFile, dir)
+		return fmt.Errorf("no admin token: give --token or WEIR_ADMIN_TOKEN (there is no %s in %s)", config.TokenFile, dir)
 	}
 	return nil
 }
 
 func readRun(dir string) (control string, err error) {
-	text, err := os.ReadFile(filepath.Join(dir, runFile))
+	text, err := os.ReadFile(filepath.Join(dir, config.RunFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("no weir has run on %s: start one with weir serve, or name another with --control or --data_dir", dir)
 	}
@@ -105,7 +102,7 @@ func readRun(dir string) (control string, err error) {
 		Control string `json:"control"`
 	}
 	if err := json.Unmarshal(text, &run); err != nil {
-		return "", fmt.Errorf("cannot read %s: %w", filepath.Join(dir, runFile), err)
+		return "", fmt.Errorf("cannot read %s: %w", filepath.Join(dir, config.RunFile), err)
 	}
 	if run.Control == "" {
 		return "", fmt.Errorf("the weir on %s has no control listener", dir)

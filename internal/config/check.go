@@ -50,6 +50,7 @@ func (l *loader) check() error {
 		{"kafka.partitions", within(c.Kafka.Partitions, 0, partitionsMax)},
 		{"kafka.tls.cert_file", pair(c.Kafka.TLS.CertFile, c.Kafka.TLS.KeyFile)},
 		{"kafka.sasl.mechanism", oneOf(c.Kafka.SASL.Mechanism, "", "plain", "scram-sha-256", "scram-sha-512")},
+		{"kafka.sasl.username", c.Kafka.SASL.check()},
 		{"clickhouse.url", serverURL(c.ClickHouse.URL, "clickhouse", "http", "https")},
 		{"reserve.max_request", atLeast(c.Reserve.MaxRequest, time.Second)},
 		{"reserve.lease_ttl", atLeast(c.Reserve.LeaseTTL, leaseTTLMin)},
@@ -124,6 +125,13 @@ func (c Config) CheckRole(role string) error {
 		return nil
 	}
 	return fmt.Errorf("role %s needs %s: it cannot share what another process embeds or keeps in its own data directory", role, missing)
+}
+
+func (s SASL) check() error {
+	if (s.Mechanism == "") != (s.Username == "") {
+		return errors.New("mechanism and username belong together")
+	}
+	return nil
 }
 
 func (s Stripe) check() error {

@@ -12,6 +12,13 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// Files that a serving process keeps in its data directory for clients on the
+// same machine.
+const (
+	TokenFile = "admin-token" // the control plane's token, if it was not configured
+	RunFile   = "run.json"    // where the process listens
+)
+
 // Config is the effective configuration. Its yaml tags are the keys.
 type Config struct {
 	DataDir        string              `yaml:"data_dir"` // locked while a process serves on it

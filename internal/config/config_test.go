@@ -104,6 +104,7 @@ kafka: {brokers: [a:1, "b:2"], sasl: {mechanism: plain, username: "${WHO}", pass
 		"dash in flag":       {own.CAFile, "ca.pem"},
 		"stream_usage":       {own.StreamUsage, false},
 		"provider by env":    {c.Providers["new"].BaseURL, "https://new.example"},
+		"provider default":   {c.Providers["new"].StreamUsage, true},
 		"flag":               {c.Reserve.MissingMax, "model"},
 	} {
 		if pair[0] != pair[1] {
@@ -181,6 +182,7 @@ func TestErrors(t *testing.T) {
 	f("kafka: {partitions: -1}", "", "", "kafka.partitions: -1 is not between")
 	f("kafka: {tls: {cert_file: a}}", "", "", "needs both cert_file and key_file")
 	f("kafka: {sasl: {mechanism: gssapi}}", "", "", "is not one of: plain, scram-sha-256, scram-sha-512")
+	f("kafka: {sasl: {mechanism: plain}}", "", "", "kafka.sasl.username: mechanism and username belong together")
 	f("reserve: {lease_ttl: 1s}", "", "", "reserve.lease_ttl: 1s is less than 4s")
 	f("reserve: {missing_max: guess}", "", "", `"guess" is not one of: fit, model, refuse`)
 	f("disconnect: {policy: wait}", "", "", "is not one of: drain, abort")

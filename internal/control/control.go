@@ -35,9 +35,9 @@ const (
 type Options struct {
 	Ledger *ledger.DB
 	Cards  *cards.Cards
-	Token  string // of the operator; must not be empty
-	Pepper []byte // hashes API keys
-	Log    *slog.Logger
+	Token  string       // of the operator; must not be empty
+	Pepper []byte       // hashes API keys
+	Log    *slog.Logger // must not be nil
 	// Extra are more routes for the operator, by ServeMux pattern such as
 	// "GET /api/v1/tieout". They run behind the same authentication.
 	Extra map[string]http.Handler

@@ -19,8 +19,9 @@ const idempotencyKeyMax = 255
 // change is one request that changes the ledger.
 type change struct {
 	body     []byte
-	needsKey bool // money moves: the request must be safe to repeat
-	secret   bool // the answer must not lie in the ledger in clear
+	needsKey bool   // money moves: the request must be safe to repeat
+	secret   bool   // the answer must not lie in the ledger in clear
+	then     func() // after COMMIT, before the answer; nil = nothing
 }
 
 // apply runs fn in one transaction with the record of its answer, and answers
@@ -55,6 +56,9 @@ func (p *plane) apply(w http.ResponseWriter, r *http.Request, c change, fn func(
 		if stored.Body, err = p.unseal(key, stored.Body); err != nil {
 			return err
 		}
+	}
+	if c.then != nil {
+		c.then()
 	}
 	if replayed {
 		w.Header().Set("Idempotent-Replayed", "true")

@@ -27,7 +27,10 @@ func (p *plane) publishRates(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return p.apply(w, r, change{body: body}, func(tx *ledger.Tx) (int, any, error) {
+	// A gateway in this process serves the card once the answer is there, others
+	// with their next beat; so does this one if the ledger fails just then.
+	refresh := func() { _ = p.Cards.Refresh(r.Context()) }
+	return p.apply(w, r, change{body: body, then: refresh}, func(tx *ledger.Tx) (int, any, error) {
 		_, err := cards.Publish(r.Context(), tx, card, true)
 		return http.StatusCreated, map[string]string{"version": card.ID()[:versionDigits]}, err
 	})

@@ -11,14 +11,13 @@ import (
 	"path/filepath"
 	"strings"
 
+	"weir/internal/config"
 	"weir/internal/ledger"
 )
 
 const (
-	// TokenFileName is where the admin token lies in the data directory.
-	TokenFileName = "admin-token"
-	pepperSetting = "key_pepper"
-	pepperSize    = 32
+	pepperSetting = "key_pepper" // the ledger's name for it
+	pepperSize    = 32           // bytes, as many as the hash has
 )
 
 // Token is the admin token: the configured one, else that of the data
@@ -27,7 +26,7 @@ func Token(dataDir, configured string) (string, error) {
 	if configured != "" {
 		return configured, nil
 	}
-	name := filepath.Join(dataDir, TokenFileName)
+	name := filepath.Join(dataDir, config.TokenFile)
 	text, err := os.ReadFile(name)
 	switch {
 	case err == nil:

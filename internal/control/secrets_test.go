@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"weir/internal/config"
 )
 
 func read(t *testing.T, name string) string {
@@ -20,7 +22,7 @@ func TestToken(t *testing.T) {
 	if got, err := Token(dir, "configured"); err != nil || got != "configured" {
 		t.Errorf("%q, %v", got, err)
 	}
-	name := filepath.Join(dir, TokenFileName)
+	name := filepath.Join(dir, config.TokenFile)
 	if _, err := os.Stat(name); err == nil {
 		t.Error("a configured token makes a file")
 	}

@@ -101,7 +101,7 @@ func (db *DB) Books(ctx context.Context) (b Books, err error) {
 		for _, a := range audits {
 			found, err := tx.audit(ctx, a)
 			if err != nil {
-				return fmt.Errorf("check %s: %w", a.check, err)
+				return fmt.Errorf("check %s: %w", a.checks[0].name, err)
 			}
 			b.Breaks = append(b.Breaks, found...)
 		}
@@ -114,16 +114,12 @@ func (db *DB) Books(ctx context.Context) (b Books, err error) {
 }
 
 func (tx *Tx) sums(ctx context.Context, b *Books) error {
-	err := tx.row(ctx, `SELECT CAST(COALESCE(SUM(events), 0) AS BIGINT), CAST(COALESCE(SUM(cost), 0) AS BIGINT),
-		CAST(COALESCE(SUM(price), 0) AS BIGINT), CAST(COALESCE(SUM(leak_count), 0) AS BIGINT), CAST(COALESCE(SUM(leak_reserved), 0) AS BIGINT)
-		FROM manifest`).Scan(&b.Events.Count, &b.Events.Cost, &b.Events.Price, &b.LeakCount, &b.LeakReserved)
+	err := tx.row(ctx, `SELECT `+tableSums+`, CAST(COALESCE(SUM(leak_count), 0) AS BIGINT),
+		CAST(COALESCE(SUM(leak_reserved), 0) AS BIGINT) FROM manifest`).Scan(&b.Events.Count, &b.Events.Cost, &b.Events.Price, &b.LeakCount, &b.LeakReserved)
 	if err != nil {
 		return err
 	}
-	err = tx.row(ctx, `SELECT CAST(COALESCE(SUM(CASE WHEN account = 'revenue:usage' THEN events ELSE 0 END), 0) AS BIGINT),
-		CAST(COALESCE(SUM(CASE WHEN account LIKE 'provider_payable:%' THEN amount ELSE 0 END), 0) AS BIGINT),
-		CAST(COALESCE(SUM(CASE WHEN account = 'revenue:usage' THEN amount ELSE 0 END), 0) AS BIGINT)
-		FROM posting WHERE customer = ''`).Scan(&b.Ledger.Count, &b.Ledger.Cost, &b.Ledger.Price)
+	err = tx.row(ctx, `SELECT `+batchSums+` FROM posting WHERE customer = ''`).Scan(&b.Ledger.Count, &b.Ledger.Cost, &b.Ledger.Price)
 	if err != nil {
 		return err
 	}
@@ -139,12 +135,17 @@ func (tx *Tx) sums(ctx context.Context, b *Books) error {
 // what is wrong.
 const breaksMax = 100
 
-// audit is a query whose rows are breaks: subject, expected, found, the latter
-// two in nano-dollars where amounts is set.
+// audit is a query whose rows name a subject and then, for each check, what is
+// expected and what was found. Pairs that are equal are no breaks.
 type audit struct {
-	check   string
-	amounts bool
-	text    string
+	checks []check
+	text   string
+}
+
+// check names one comparison; amounts are nano-dollars, others stay as they are.
+type check struct {
+	name   string
+	amount bool
 }
 
 // notAccepted leaves out what an operator accepted: facts that cannot be
@@ -152,92 +153,99 @@ type audit struct {
 const notAccepted = " NOT IN (SELECT subject FROM accepted)"
 
 var audits = []audit{
-	{"postings_sum_to_zero", true, `SELECT txn, CAST(0 AS BIGINT), CAST(SUM(amount) AS BIGINT) FROM posting GROUP BY txn HAVING SUM(amount) <> 0 ORDER BY txn`},
-	{"held_is_leases", true, `SELECT 'wallet:' || w.customer, COALESCE(l.rest, 0), w.held FROM wallet w
+	{[]check{{"postings_sum_to_zero", true}},
+		`SELECT txn, CAST(0 AS BIGINT), CAST(SUM(amount) AS BIGINT) FROM posting GROUP BY txn HAVING SUM(amount) <> 0 ORDER BY txn`},
+	{[]check{{"held_is_leases", true}}, `SELECT 'wallet:' || w.customer, COALESCE(l.rest, 0), w.held FROM wallet w
 		LEFT JOIN (SELECT customer, CAST(SUM(granted - settled - returned) AS BIGINT) AS rest FROM lease
 			WHERE state IN ('open', 'closing') GROUP BY customer) l ON l.customer = w.customer
 		WHERE w.held <> COALESCE(l.rest, 0) ORDER BY w.customer`},
-	{"wallet_is_postings", true, `SELECT 'wallet:' || w.customer, COALESCE(p.total, 0), w.credited - w.debited FROM wallet w
-		LEFT JOIN (SELECT account, CAST(SUM(amount) AS BIGINT) AS total FROM posting WHERE customer <> '' GROUP BY account) p
-			ON p.account = 'wallet:' || w.customer
-		WHERE w.credited - w.debited <> COALESCE(p.total, 0) ORDER BY w.customer`},
-	{"receivable_is_postings", true, `SELECT 'wallet:' || w.customer, -COALESCE(p.total, 0), w.receivable FROM wallet w
-		LEFT JOIN (SELECT account, CAST(SUM(amount) AS BIGINT) AS total FROM posting WHERE customer <> '' GROUP BY account) p
-			ON p.account = 'receivable:' || w.customer
-		WHERE w.receivable <> -COALESCE(p.total, 0) ORDER BY w.customer`},
-	{"lots_are_credits", true, `SELECT 'wallet:' || w.customer, w.credited, COALESCE(l.total, 0) FROM wallet w
-		LEFT JOIN (SELECT customer, CAST(SUM(amount) AS BIGINT) AS total FROM lot GROUP BY customer) l ON l.customer = w.customer
-		WHERE w.credited <> COALESCE(l.total, 0) ORDER BY w.customer`},
-	{"lots_are_attributed", true, `SELECT 'wallet:' || w.customer, w.attributed, COALESCE(l.total, 0) FROM wallet w
-		LEFT JOIN (SELECT customer, CAST(SUM(used + expired + refunded) AS BIGINT) AS total FROM lot GROUP BY customer) l ON l.customer = w.customer
-		WHERE w.attributed <> COALESCE(l.total, 0) ORDER BY w.customer`},
-	{"batch_price", true, batchAudit("m.price", "SUM(CASE WHEN account = 'revenue:usage' THEN amount ELSE 0 END)")},
-	{"batch_cost", true, batchAudit("m.cost", "SUM(CASE WHEN account LIKE 'provider_payable:%' THEN amount ELSE 0 END)")},
-	{"batch_events", false, batchAudit("m.events", "SUM(CASE WHEN account = 'revenue:usage' THEN events ELSE 0 END)")},
-	{"batch_manifest", false, `SELECT t.id, 'a manifest', 'none' FROM txn t
+	{[]check{{"wallet_is_postings", true}, {"receivable_is_postings", true}},
+		`SELECT 'wallet:' || w.customer, COALESCE(p.balance, 0), w.credited - w.debited, -COALESCE(p.owed, 0), w.receivable FROM wallet w
+		LEFT JOIN (SELECT customer, CAST(SUM(CASE WHEN account = 'wallet:' || customer THEN amount ELSE 0 END) AS BIGINT) AS balance,
+			CAST(SUM(CASE WHEN account = 'receivable:' || customer THEN amount ELSE 0 END) AS BIGINT) AS owed
+			FROM posting WHERE customer <> '' GROUP BY customer) p ON p.customer = w.customer
+		WHERE w.credited - w.debited <> COALESCE(p.balance, 0) OR w.receivable <> -COALESCE(p.owed, 0) ORDER BY w.customer`},
+	{[]check{{"lots_are_credits", true}, {"lots_are_attributed", true}},
+		`SELECT 'wallet:' || w.customer, w.credited, COALESCE(l.total, 0), w.attributed, COALESCE(l.gone, 0) FROM wallet w
+		LEFT JOIN (SELECT customer, CAST(SUM(amount) AS BIGINT) AS total, CAST(SUM(used + expired + refunded) AS BIGINT) AS gone
+			FROM lot GROUP BY customer) l ON l.customer = w.customer
+		WHERE w.credited <> COALESCE(l.total, 0) OR w.attributed <> COALESCE(l.gone, 0) ORDER BY w.customer`},
+	{[]check{{"batch_price", true}, {"batch_cost", true}, {"batch_events", false}},
+		`SELECT m.id, m.price, COALESCE(p.price, 0), m.cost, COALESCE(p.cost, 0), m.events, COALESCE(p.events, 0) FROM manifest m
+		LEFT JOIN (SELECT txn, ` + batchSums + ` FROM posting WHERE customer = '' GROUP BY txn) p ON p.txn = m.id
+		WHERE m.price <> COALESCE(p.price, 0) OR m.cost <> COALESCE(p.cost, 0) OR m.events <> COALESCE(p.events, 0) ORDER BY m.id`},
+	{[]check{{"batch_manifest", false}}, `SELECT t.id, 'a manifest', 'none' FROM txn t
 		WHERE t.kind = 'usage' AND NOT EXISTS (SELECT 1 FROM manifest m WHERE m.id = t.id) ORDER BY t.id`},
-	{"lease_events", false, leaseAudit("events")},
-	{"lease_cost", true, leaseAudit("cost")},
-	{"lease_price", true, leaseAudit("price")},
-	{"offset_chain", false, `SELECT a.id, CAST(c.next_offset AS TEXT), CAST(a.off_to AS TEXT) FROM manifest a
+	// Leases count their events for themselves.
+	{[]check{{"lease_events", false}, {"lease_cost", true}, {"lease_price", true}},
+		`SELECT 'all leases', m.events, l.events, m.cost, l.cost, m.price, l.price FROM (SELECT ` + tableSums + ` FROM manifest) m,
+			(SELECT ` + tableSums + ` FROM lease) l
+		WHERE m.events <> l.events OR m.cost <> l.cost OR m.price <> l.price ORDER BY m.events`},
+	{[]check{{"offset_chain", false}}, `SELECT a.id, CAST(c.next_offset AS TEXT), CAST(a.off_to AS TEXT) FROM manifest a
 		JOIN settle_cursor c ON c.topic = a.topic AND c.part = a.part
 		WHERE a.off_to <> c.next_offset AND NOT EXISTS
 			(SELECT 1 FROM manifest b WHERE b.topic = a.topic AND b.part = a.part AND b.off_from = a.off_to) ORDER BY a.id`},
-	{"offset_chain", false, `SELECT c.topic || '/' || CAST(c.part AS TEXT) || '/0', CAST(c.next_offset AS TEXT), 'no first batch' FROM settle_cursor c
+	{[]check{{"offset_chain", false}},
+		`SELECT c.topic || '/' || CAST(c.part AS TEXT) || '/0', CAST(c.next_offset AS TEXT), 'no first batch' FROM settle_cursor c
 		WHERE c.next_offset > 0 AND NOT EXISTS
 			(SELECT 1 FROM manifest b WHERE b.topic = c.topic AND b.part = c.part AND b.off_from = 0) ORDER BY c.topic, c.part`},
-	{"lost_seq", false, `SELECT 'lease:' || g.lease, 'seqs ' || CAST(g.from_seq AS TEXT) || ' to ' || CAST(g.to_seq AS TEXT), 'missing'
+	{[]check{{"lost_seq", false}}, `SELECT 'lease:' || g.lease, 'seqs ' || CAST(g.from_seq AS TEXT) || ' to ' || CAST(g.to_seq AS TEXT), 'missing'
 		FROM lease_gap g JOIN lease l ON l.id = g.lease
 		WHERE l.state IN ('closed', 'reclaimed') AND 'lease:' || g.lease` + notAccepted + ` ORDER BY g.lease, g.from_seq`},
-	{"close_events", false, closeAudit("close_events", "events")},
-	{"close_cost", true, closeAudit("close_cost", "cost")},
-	{"close_price", true, closeAudit("close_price", "price")},
-	{"dead_letter", false, `SELECT batch, 'a usage record at offset ' || CAST(off AS TEXT), reason FROM dead_letter
+	// A lease with a dead letter, which is a break already, is left out.
+	{[]check{{"close_events", false}, {"close_cost", true}, {"close_price", true}},
+		`SELECT 'lease:' || id, close_events, events, close_cost, cost, close_price, price FROM lease
+		WHERE close_differs AND 'lease:' || id` + notAccepted + ` AND id NOT IN (SELECT lease FROM dead_letter) ORDER BY id`},
+	{[]check{{"dead_letter", false}}, `SELECT batch, 'a usage record at offset ' || CAST(off AS TEXT), reason FROM dead_letter
 		WHERE batch` + notAccepted + ` ORDER BY topic, part, off`},
-	{"rate_mismatch", false, `SELECT batch, event_id, detail FROM rate_mismatch WHERE batch` + notAccepted + ` ORDER BY batch, off`},
+	{[]check{{"rate_mismatch", false}}, `SELECT batch, event_id, detail FROM rate_mismatch WHERE batch` + notAccepted + ` ORDER BY batch, off`},
 }
 
-// batchAudit compares a column of the manifests with what their postings sum to.
-func batchAudit(manifest, postings string) string {
-	return `SELECT m.id, ` + manifest + `, COALESCE(p.total, 0) FROM manifest m
-		LEFT JOIN (SELECT txn, CAST(` + postings + ` AS BIGINT) AS total FROM posting WHERE customer = '' AND kind = 'usage' GROUP BY txn) p
-			ON p.txn = m.id
-		WHERE ` + manifest + ` <> COALESCE(p.total, 0) ORDER BY m.id`
-}
-
-// leaseAudit compares a total of all leases with that of all manifests: two
-// countings of the same events.
-func leaseAudit(column string) string {
-	return `SELECT 'all leases', m.total, l.total FROM (SELECT CAST(COALESCE(SUM(` + column + `), 0) AS BIGINT) AS total FROM manifest) m,
-		(SELECT CAST(COALESCE(SUM(` + column + `), 0) AS BIGINT) AS total FROM lease) l WHERE m.total <> l.total`
-}
-
-// closeAudit compares what close records announced with what was settled. A
-// lease with a dead letter, which is a break already, is left out.
-func closeAudit(announced, settled string) string {
-	return `SELECT 'lease:' || id, ` + announced + `, ` + settled + ` FROM lease WHERE close_differs AND ` + announced + ` <> ` + settled + `
-		AND 'lease:' || id` + notAccepted + ` AND id NOT IN (SELECT lease FROM dead_letter) ORDER BY id`
-}
+const (
+	// batchSums are the events, cost and price of postings that are no customer's.
+	batchSums = `CAST(COALESCE(SUM(CASE WHEN account = 'revenue:usage' THEN events ELSE 0 END), 0) AS BIGINT) AS events,
+		CAST(COALESCE(SUM(CASE WHEN account LIKE 'provider_payable:%' THEN amount ELSE 0 END), 0) AS BIGINT) AS cost,
+		CAST(COALESCE(SUM(CASE WHEN account = 'revenue:usage' THEN amount ELSE 0 END), 0) AS BIGINT) AS price`
+	// tableSums are the same of a table that has them as columns.
+	tableSums = `CAST(COALESCE(SUM(events), 0) AS BIGINT) AS events, CAST(COALESCE(SUM(cost), 0) AS BIGINT) AS cost,
+		CAST(COALESCE(SUM(price), 0) AS BIGINT) AS price`
+)
 
 func (tx *Tx) audit(ctx context.Context, a audit) (found []Break, err error) {
+	var subject string
+	values := make([]string, 2*len(a.checks))
+	dest := []any{&subject}
+	for i := range values {
+		dest = append(dest, &values[i])
+	}
 	err = tx.each(ctx, func(r *sql.Rows) error {
-		b := Break{Check: a.check}
-		if err := r.Scan(&b.Batch, &b.Expected, &b.Found); err != nil {
+		if err := r.Scan(dest...); err != nil {
 			return err
 		}
-		if a.amounts {
-			for _, s := range []*string{&b.Expected, &b.Found} {
-				n, err := strconv.ParseInt(*s, 10, 64)
-				if err != nil {
-					return err
-				}
-				*s = money.Nano(n).String()
+		for i, c := range a.checks {
+			b := Break{Batch: subject, Check: c.name, Expected: values[2*i], Found: values[2*i+1]}
+			if b.Expected == b.Found {
+				continue
 			}
+			if c.amount {
+				if b.Expected, err = amount(b.Expected); err == nil {
+					b.Found, err = amount(b.Found)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			found = append(found, b)
 		}
-		found = append(found, b)
 		return nil
 	}, a.text+" LIMIT "+strconv.Itoa(breaksMax))
 	return found, err
+}
+
+// amount writes nano-dollars as dollars.
+func amount(nano string) (string, error) {
+	n, err := strconv.ParseInt(nano, 10, 64)
+	return money.Nano(n).String(), err
 }
 
 // AcceptBatch accepts the dead letters and rating differences of a batch, or

@@ -61,19 +61,31 @@ type Settled struct {
 
 func (b *Batch) id() string { return fmt.Sprintf("%s/%d/%d", b.Topic, b.Part, b.From) }
 
+// check refuses what is not one run of a partition.
 func (b *Batch) check() error {
-	last := b.From - 1
-	for _, s := range b.Records {
-		if s.Offset <= last || s.Offset >= b.To || s.Rec == nil || s.Rec.Seq == 0 {
-			return fmt.Errorf("BUG: record at offset %d of batch %s", s.Offset, b.id())
-		}
-		last = s.Offset
-	}
-	switch n := len(b.Records) + len(b.Dead); {
-	case b.Topic == "" || b.From < 0 || b.To <= b.From:
+	if b.Topic == "" || b.From < 0 || b.To <= b.From {
 		return fmt.Errorf("BUG: batch %s ends at %d", b.id(), b.To)
-	case n > MaxBatch:
+	}
+	if n := len(b.Records) + len(b.Dead); n > MaxBatch {
 		return fmt.Errorf("BUG: batch %s has %d records", b.id(), n)
+	}
+	last, dead := b.From-1, b.Dead
+	for i := 0; i < len(b.Records) || len(dead) > 0; {
+		var next int64
+		if i == len(b.Records) || len(dead) > 0 && dead[0].Offset < b.Records[i].Offset {
+			next, dead = dead[0].Offset, dead[1:]
+		} else {
+			r := b.Records[i].Rec
+			if r == nil || r.Seq == 0 {
+				return fmt.Errorf("BUG: batch %s has no record at offset %d", b.id(), b.Records[i].Offset)
+			}
+			next = b.Records[i].Offset
+			i++
+		}
+		if next <= last || next >= b.To {
+			return fmt.Errorf("BUG: offset %d of batch %s is out of order", next, b.id())
+		}
+		last = next
 	}
 	return nil
 }
@@ -181,11 +193,7 @@ func (d *decision) take(i int) {
 		}
 		d.bill(l, r)
 	case usage.KindReturn:
-		if l.live() {
-			back := min(r.Returned, l.Rest())
-			l.Returned += back
-			d.change(l.Customer).freed += back
-		}
+		d.giveBack(l, min(r.Returned, l.Rest()))
 	case usage.KindClose:
 		d.close(l, r)
 	}
@@ -229,10 +237,7 @@ func (d *decision) unbillable(l *leaseRow, r *usage.Record) string {
 // bill books one event: its lease pays as far as it reaches, the wallet the
 // rest. A lease that holds nothing any more leaves all of it to the wallet.
 func (d *decision) bill(l *leaseRow, r *usage.Record) {
-	covered := money.Nano(0)
-	if l.live() {
-		covered = min(r.Price, l.Rest())
-	}
+	covered := min(r.Price, l.Rest())
 	l.Settled += covered
 	l.Count++
 	l.Cost += r.Cost
@@ -291,6 +296,15 @@ func (d *decision) spend(r *usage.Record) {
 	}
 }
 
+// giveBack returns part of what a lease holds to its wallet. One that is
+// closed or was never granted holds nothing.
+func (d *decision) giveBack(l *leaseRow, amount money.Nano) {
+	if amount > 0 {
+		l.Returned += amount
+		d.change(l.Customer).freed += amount
+	}
+}
+
 // close notes a close record, of several the last one written. On a lease
 // that no longer holds anything it changes no money; its totals are kept to be
 // compared.
@@ -313,10 +327,8 @@ func (d *decision) finishClose(l *leaseRow) {
 		return
 	}
 	if l.State == LeaseClosing {
-		back := l.Rest()
-		l.Returned += back
+		d.giveBack(l, l.Rest())
 		l.State = LeaseClosed
-		d.change(l.Customer).freed += back
 	}
 	l.closeDiffers = l.closeCount != l.Count || l.closeCost != l.Cost || l.closePrice != l.Price
 }

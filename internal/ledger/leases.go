@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,11 +28,9 @@ type Lease struct {
 	Cost, Price                           money.Nano
 }
 
-// Rest is what the wallet still holds for the lease.
+// Rest is what the wallet still holds for the lease: nothing once it is closed
+// or reclaimed.
 func (l *Lease) Rest() money.Nano { return l.Granted - l.Settled - l.Returned }
-
-// live tells whether the lease holds money.
-func (l *Lease) live() bool { return l.State == LeaseOpen || l.State == LeaseClosing }
 
 // leaseRow is a lease with what settling keeps beside it.
 type leaseRow struct {
@@ -117,7 +116,8 @@ func (db *DB) Grant(ctx context.Context, q GrantRequest) (l Lease, w Wallet, err
 	if err == nil {
 		return l, w, nil
 	}
-	if short, ok := err.(*InsufficientError); ok {
+	var short *InsufficientError
+	if errors.As(err, &short) {
 		due := short.Wallet.AsOf.UnixMicro()-recalledAt >= recallEvery.Microseconds()
 		if short.Required <= short.Wallet.Balance() && due {
 			if err := db.recall(ctx, q.Customer); err != nil {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -113,6 +114,15 @@ func (db *DB) openSQLite(ctx context.Context, path string) (err error) {
 	db.engine, db.chunk = SQLite, chunk
 	if db.now == nil {
 		db.now = time.Now
+	}
+	// The ledger holds the keys' hashes and their pepper: SQLite gives its side
+	// files the mode of this one.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
 	}
 	common := fmt.Sprintf("file:%s?_pragma=busy_timeout(%d)&_pragma=foreign_keys(1)&_pragma=cache_size(-65536)",
 		(&url.URL{Path: path}).EscapedPath(), sqliteBusy.Milliseconds())

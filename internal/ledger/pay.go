@@ -109,7 +109,7 @@ func (w Wallet) pay(c change) (move, error) {
 	owed := add(w.Receivable, c.overage)
 	paid := min(available, owed)
 	m := move{credited: c.credit, debited: add(c.covered, paid), held: -c.freed, receivable: c.overage - paid}
-	covered := c.overage
+	covered := min(paid, c.overage)
 	m.uncovered, m.collected = c.overage-covered, paid-covered
 	add(w.Credited, m.credited)
 	add(w.Debited, m.debited)

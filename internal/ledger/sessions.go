@@ -257,6 +257,15 @@ func (tx *Tx) progress(ctx context.Context, topic string) (list []Progress, err 
 	return list, err
 }
 
+// Progress tells how far each partition of a topic is settled and appended.
+func (db *DB) Progress(ctx context.Context, topic string) ([]Progress, error) {
+	list, err := db.view().progress(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read how far topic %s is settled: %w", topic, err)
+	}
+	return list, nil
+}
+
 // SetNoNewLeases tells all gateways, with their next beat, to ask for no new
 // leases, and why; "" lets them again.
 func (db *DB) SetNoNewLeases(ctx context.Context, why string) error {

@@ -44,9 +44,10 @@ type Tx struct {
 }
 
 // Tx runs fn in one transaction and commits it, or rolls it back when fn
-// fails. fn may run several times: it must not keep what an earlier run saw,
-// and must wrap database errors with %w. An error of COMMIT is always
-// returned; one whose outcome is unknown may have been committed.
+// fails. fn may run several times: it must not keep what an earlier run saw.
+// It must wrap database errors with %w, and use nothing of the ledger but its
+// Tx, which is SQLite's only writer. An error of COMMIT is always returned; one
+// whose outcome is unknown may have been committed.
 //
 // On CockroachDB the retry protocol of crdb.ExecuteTx is used, and only there:
 // it takes RELEASE SAVEPOINT for the commit and drops COMMIT's own error, so

@@ -180,7 +180,7 @@ func meet(t *testing.T, fn func(ctx context.Context, tx *ledger.Tx, name string,
 type cutter struct {
 	server string
 	armed  atomic.Bool
-	after  bool
+	after  atomic.Bool
 }
 
 func (c *cutter) serve(l net.Listener) {
@@ -220,7 +220,7 @@ func (c *cutter) serve(l net.Listener) {
 					return
 				}
 				if strings.Contains(string(buf[:n]), "commit\x00") && c.armed.CompareAndSwap(true, false) {
-					if !c.after {
+					if !c.after.Load() {
 						client.Close()
 						return
 					}
@@ -254,7 +254,7 @@ func TestAmbiguousCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, after := range []bool{false, true} {
-		c.after = after
+		c.after.Store(after)
 		c.armed.Store(true)
 		out, err := db.Settle(ctx, ledger.Batch{Topic: "t", Epoch: cursor.Epoch, From: int64(i), To: int64(i) + 1,
 			Records: []ledger.Settling{{Offset: int64(i), Rec: &usage.Record{Kind: usage.KindUsage, Row: usage.RowUsage, LeaseID: "l",

@@ -91,3 +91,31 @@ func processorTime() time.Duration {
 	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkSteady is the processor time of a record at 500 a second, from the
+// append to a reader, where batches are small.
+func BenchmarkSteady(b *testing.B) {
+	s, l := openSpool(b, SpoolConfig{Dir: b.TempDir(), MaxBytes: 4 << 30}), openLog(b, LogConfig{Dir: b.TempDir()})
+	produce(b, l, s)
+	r := newBeginnings().reader(b, l, "reader")
+	go func() {
+		for {
+			if _, err := r.Poll(context.Background(), 1000); err != nil {
+				return
+			}
+		}
+	}()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	before := processorTime()
+	n := 0
+	for b.Loop() {
+		<-tick.C
+		n++
+		p := mustAppend(b, s, event(fmt.Sprint(n%100), uint64(n)))
+		if err := s.WaitDurable(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64((processorTime()-before).Microseconds())/float64(n), "cpu-us/record")
+}

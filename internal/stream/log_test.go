@@ -540,6 +540,15 @@ func TestReaderStart(t *testing.T) {
 	if got, err := r.Poll(short, 10); !errors.Is(err, context.DeadlineExceeded) || got != nil {
 		t.Errorf("an empty log gives %v, %v", got, err)
 	}
+	ended := make(chan error)
+	go func() {
+		_, err := r.Poll(ctx, 10)
+		ended <- err
+	}()
+	r.Close()
+	if err := <-ended; !errors.Is(err, ErrReaderClosed) {
+		t.Errorf("a poll under a close: %v", err)
+	}
 }
 
 // TestReaderOffsetGone: a beginning outside the log is an error, not the

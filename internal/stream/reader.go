@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -56,20 +57,27 @@ type ReaderConfig struct {
 }
 
 // Reader is one member of a consumer group. Partitions move between members
-// only inside Poll and Close, so a batch is never settled by two of them. Not
-// for concurrent use.
+// only inside Poll and Close, so a batch is never settled by two of them.
 type Reader struct {
 	log     *Log
 	cfg     ReaderConfig
 	client  *kgo.Client
-	pending error // comes after records that were fetched before it
+	closing context.Context
+	close   context.CancelFunc
+
+	polling sync.Mutex // held by Poll: a client must not be closed under it
+	pending error      // comes after records that were fetched before it
 }
+
+// ErrReaderClosed answers a Poll that Close ended.
+var ErrReaderClosed = errors.New("the reader is closed")
 
 // NewReader joins the group. What the group has committed is not looked at:
 // where reading begins is for Start to say, and an offset outside the log is
 // ErrOffsetGone from Poll, never a jump to the nearest one that exists.
 func (l *Log) NewReader(cfg ReaderConfig) (*Reader, error) {
 	r := &Reader{log: l, cfg: cfg}
+	r.closing, r.close = context.WithCancel(context.Background())
 	revoked := func(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
 		if parts := lost[l.cfg.Topic]; len(parts) > 0 {
 			cfg.Revoked(parts)
@@ -140,6 +148,11 @@ func (r *Reader) adjust(ctx context.Context, committed map[string]map[int32]kgo.
 // broker that is away or a Start that failed, is waited for. The partitions of
 // the records stay with this member until the next Poll.
 func (r *Reader) Poll(ctx context.Context, maxRecords int) ([]Fetch, error) {
+	r.polling.Lock()
+	defer r.polling.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(r.closing, func() { cancel(ErrReaderClosed) })()
 	for {
 		if err := r.pending; err != nil {
 			r.pending = nil
@@ -151,16 +164,16 @@ func (r *Reader) Poll(ctx context.Context, maxRecords int) ([]Fetch, error) {
 		if got := collect(fetches); len(got) > 0 {
 			return got, nil
 		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if passing != nil && r.pending == nil {
+		r.client.AllowRebalance() // also an empty poll holds it up
+		if ctx.Err() == nil && passing != nil && r.pending == nil {
 			r.log.cfg.Log.Warn("reading the usage log is interrupted", "error", passing)
 			select {
 			case <-ctx.Done():
-				return nil, ctx.Err()
 			case <-time.After(retryPause):
 			}
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
 	}
 }
@@ -177,7 +190,7 @@ func (r *Reader) sortErrors(fetches kgo.Fetches) (passing error) {
 		case errors.As(err, &loss), errors.Is(err, kerr.OffsetOutOfRange):
 			r.pending = fmt.Errorf("%w: partition %d: %w", ErrOffsetGone, part, err)
 		case errors.Is(err, kgo.ErrClientClosed):
-			r.pending = errors.New("the reader is closed")
+			r.pending = ErrReaderClosed
 		default:
 			passing = err
 		}
@@ -213,8 +226,14 @@ func (r *Reader) Commit(ctx context.Context, next map[int32]int64) error {
 	return nil
 }
 
-// Close leaves the group; its partitions are revoked first.
-func (r *Reader) Close() { r.client.CloseAllowingRebalance() }
+// Close ends a Poll that is waiting and leaves the group; its partitions are
+// revoked first.
+func (r *Reader) Close() {
+	r.close()
+	r.polling.Lock()
+	defer r.polling.Unlock()
+	r.client.CloseAllowingRebalance()
+}
 
 // ReadRange returns the records of a partition with offsets from up to but not
 // including to. Without all of them it is ErrOffsetGone.

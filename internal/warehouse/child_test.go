@@ -47,7 +47,7 @@ func gone(pid int) bool {
 
 func TestKilledEngineLosesAndDoublesNothing(t *testing.T) {
 	d := openEmbedded(t)
-	const batches, kills = 30, 5
+	const batches, kills = 20, 3
 	stop := make(chan struct{})
 	killed := make(chan int)
 	go func() { // kills whenever the engine has just come up again
@@ -115,36 +115,26 @@ func TestEngineEndsWithItsParent(t *testing.T) {
 	until(t, "the engine's end", func() bool { return gone(pid) })
 }
 
-func TestCloseEndsTheEngine(t *testing.T) {
+func TestEngineProcess(t *testing.T) {
+	t.Setenv("SECRET_PROVIDER_KEY", "sk-secret")
 	d := openEmbedded(t)
 	pid := d.enginePID()
+	if env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || len(env) != 0 {
+		t.Errorf("its environment is %q, %v", env, err)
+	}
+	if group, err := syscall.Getpgid(pid); err != nil || group != pid {
+		t.Errorf("its process group is %d, %v: an interrupt at the terminal would end it before weir", group, err)
+	}
+	for _, path := range []string{d.child.writerSocket(), d.child.readerSocket()} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
+	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if !gone(pid) {
-		t.Error("the engine runs on")
-	}
-	if d.Up() {
-		t.Error("up after Close")
-	}
-}
-
-func TestEngineHasNoEnvironment(t *testing.T) {
-	t.Setenv("SECRET_PROVIDER_KEY", "sk-secret")
-	d := openEmbedded(t)
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", d.enginePID()))
-	if err != nil || len(env) != 0 {
-		t.Errorf("environment %q, %v", env, err)
-	}
-}
-
-func TestSocketsAreTheOwnersAlone(t *testing.T) {
-	d := openEmbedded(t)
-	for _, path := range []string{d.child.writerSocket(), d.child.readerSocket()} {
-		info, err := os.Stat(path)
-		if err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: %v, %v", path, info.Mode(), err)
-		}
+	if !gone(pid) || d.Up() {
+		t.Errorf("after Close: gone %t, up %t", gone(pid), d.Up())
 	}
 }
 

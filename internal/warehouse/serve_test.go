@@ -77,9 +77,21 @@ func (r *reader) ask(rawQuery, body string, change func(*http.Request)) (int, st
 	return resp.StatusCode, string(text)
 }
 
-func TestReadersAskOverHTTP(t *testing.T) {
+func TestPublicInterface(t *testing.T) {
 	d, r := serveEmbedded(t)
 	append1(t, d, "T/0/0", records(1, 100))
+	for name, test := range map[string]func(*testing.T, *DB, *reader){
+		"readers ask over HTTP": readersAskOverHTTP, "readers ask through clickhouse-go": readersAskThroughClickHouseGo,
+		"readers only read": readersOnlyRead, "strangers are refused": strangersAreRefused,
+		"a leaving reader ends his statement": leavingReaderEndsHisStatement, "503 while the engine is down": serveSaysWhenTheEngineIsDown,
+	} {
+		t.Run(name, func(t *testing.T) {
+			test(t, d, &reader{t: t, base: r.base, password: r.password})
+		})
+	}
+}
+
+func readersAskOverHTTP(t *testing.T, d *DB, r *reader) {
 	const sql = "SELECT count() FROM weir.usage_events"
 	for name, got := range map[string]func() (int, string){
 		"GET":         func() (int, string) { return r.ask("query="+url.QueryEscape(sql), "", nil) },
@@ -116,9 +128,7 @@ func TestReadersAskOverHTTP(t *testing.T) {
 	}
 }
 
-func TestReadersAskThroughClickHouseGo(t *testing.T) {
-	d, r := serveEmbedded(t)
-	append1(t, d, "T/0/0", records(1, 100))
+func readersAskThroughClickHouseGo(t *testing.T, d *DB, r *reader) {
 	conn, err := clickhouse.Open(&clickhouse.Options{
 		Protocol: clickhouse.HTTP, Addr: []string{strings.Trim(r.base, "htp:/")},
 		Auth: clickhouse.Auth{Database: "weir", Username: ReaderUser, Password: r.password},
@@ -152,9 +162,7 @@ func TestReadersAskThroughClickHouseGo(t *testing.T) {
 	}
 }
 
-func TestReadersOnlyRead(t *testing.T) {
-	d, r := serveEmbedded(t)
-	append1(t, d, "T/0/0", records(1, 10))
+func readersOnlyRead(t *testing.T, d *DB, r *reader) {
 	own := d.child.options.Dir + "/own-file"
 	for _, sql := range []string{
 		"INSERT INTO weir.usage_events (event_id) VALUES ('x')",
@@ -192,13 +200,12 @@ func TestReadersOnlyRead(t *testing.T) {
 	if _, text := r.ask("", "SELEC 1", nil); !strings.Contains(text, "Code: 62.") {
 		t.Errorf("a syntax error is not explained: %q", text)
 	}
-	if n := query[uint64](t, d, "SELECT count() FROM usage_events"); n != 10 {
-		t.Errorf("%d rows left of 10", n)
+	if n := query[uint64](t, d, "SELECT count() FROM usage_events"); n != 100 {
+		t.Errorf("%d rows left of 100", n)
 	}
 }
 
-func TestStrangersAreRefused(t *testing.T) {
-	d, r := serveEmbedded(t)
+func strangersAreRefused(t *testing.T, d *DB, r *reader) {
 	for name, c := range map[string]struct {
 		status int
 		change func(*http.Request)
@@ -229,8 +236,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	}
 }
 
-func TestServeSaysWhenTheEngineIsDown(t *testing.T) {
-	d, r := serveEmbedded(t)
+func serveSaysWhenTheEngineIsDown(t *testing.T, d *DB, r *reader) {
 	ping := func(q *http.Request) { q.URL.Path = "/ping"; q.Header.Del("Authorization") }
 	if status, text := r.ask("", "", ping); status != 200 || text != "Ok.\n" {
 		t.Errorf("ping: %d %q", status, text)
@@ -249,8 +255,7 @@ func TestServeSaysWhenTheEngineIsDown(t *testing.T) {
 	until(t, "the engine's return", func() bool { status, text := r.ask("", "SELECT 1", nil); return status == 200 && text == "1\n" })
 }
 
-func TestLeavingReaderEndsHisStatement(t *testing.T) {
-	d, r := serveEmbedded(t)
+func leavingReaderEndsHisStatement(t *testing.T, d *DB, r *reader) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen soon.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // root is the repository's root.
 var root = func() string {

@@ -73,7 +73,7 @@ func load(path string) (*library, error) {
 		}
 		purego.RegisterFunc(fn, address)
 	}
-	lib.setSignalHandlers(0)
+
 	return lib, nil
 }
 

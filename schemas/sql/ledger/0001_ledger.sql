@@ -86,6 +86,8 @@ CREATE TABLE posting (
   PRIMARY KEY (txn, line)
 ) /*sqlite WITHOUT ROWID*/;
 CREATE INDEX posting_customer ON posting (customer, created_at, txn, line) WHERE customer <> '';
+-- The few lines of a batch that are no customer's, which the audit sums.
+CREATE INDEX posting_own ON posting (txn, line, account, amount, events) WHERE customer = '';
 
 CREATE TABLE api_key (
   id         TEXT NOT NULL PRIMARY KEY,

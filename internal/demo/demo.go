@@ -1,0 +1,361 @@
+// Package demo shows weir at work without a server or an account: it starts a provider stand-in
+// and a whole weir in this process, sends realistic traffic of a few customers through them over
+// HTTP, and then compares, request by request, what the provider served with what weir's API, SQL
+// and wallets say.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/app"
+	"weir/internal/config"
+	"weir/internal/standin"
+	"weir/internal/warehouse"
+)
+
+const (
+	// RequestsDefault is how many requests a demo sends unless told otherwise.
+	RequestsDefault = 2000
+	// RequestsMax bounds them: all are kept in memory to be compared.
+	RequestsMax = 100_000
+
+	// The stand-in answers this late and streams with this pause, so that latencies in the
+	// reports are not all zero.
+	standinLatency  = 5 * time.Millisecond
+	standinInterval = 200 * time.Microsecond
+	// providerKey is what the stand-in wants to see; customers never have it.
+	providerKey = "demo-provider-key"
+)
+
+var (
+	// ErrDiffers says that the parties do not agree; every difference was printed.
+	ErrDiffers = errors.New("the books differ from what the provider served")
+	// ErrIncomplete says that SQL was off, so that nothing could be compared with it.
+	ErrIncomplete = errors.New("without the ClickHouse library the API's events and SQL could not be compared")
+)
+
+// Options say what the demo does.
+type Options struct {
+	Requests int
+	Seed     uint64 // decides what is asked
+	Exit     bool   // end after the comparison instead of serving on
+	Library  string // libchdb.so; "" looks in the usual places
+	Program  string // how the user calls weir, for the commands to try
+	Out      io.Writer
+}
+
+// demo is one run.
+type demo struct {
+	Options
+	dir       string
+	began     time.Time
+	log       *os.File
+	standin   *standin.Server
+	at        app.Addresses
+	stop      context.CancelFunc // stops weir
+	ended     chan error         // weir's end
+	books     books
+	customers []customer
+	whyNoSQL  string
+	keep      bool // leave the directory: it shows what went wrong
+}
+
+// Run runs the demo until it has compared everything (Exit) or ctx ends. Errors: ErrDiffers, with
+// Exit also ErrIncomplete, and what kept it from running.
+func Run(ctx context.Context, o Options) (err error) {
+	d := &demo{Options: o, began: time.Now(), customers: newCustomers()}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.start(ctx); err != nil {
+		d.keep = ctx.Err() == nil
+		return err
+	}
+	d.introduce()
+	f, err := d.run(ctx)
+	if err != nil {
+		return err
+	}
+	verdict := d.tell(f)
+	if o.Exit {
+		return verdict
+	}
+	if errors.Is(verdict, ErrIncomplete) {
+		verdict = nil // said; the rest can be tried all the same
+	}
+	d.tryNext()
+	select {
+	case <-ctx.Done():
+		d.printf("\nstopping\n")
+	case err := <-d.ended:
+		d.ended <- err
+	}
+	return verdict
+}
+
+func (d *demo) printf(format string, args ...any) { fmt.Fprintf(d.Out, format, args...) }
+
+func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
+
+// dataDir is weir's; the other files of the run lie beside it.
+func (d *demo) dataDir() string { return d.path("data") }
+
+// start brings the stand-in and weir up.
+func (d *demo) start(ctx context.Context) (err error) {
+	if d.dir, err = os.MkdirTemp("", "weir-demo-"); err != nil {
+		return fmt.Errorf("cannot make a directory for the demo: %w", err)
+	}
+	if d.log, err = os.OpenFile(d.path("weir.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
+		return fmt.Errorf("cannot open the demo's log: %w", err)
+	}
+	log := slog.New(slog.NewJSONHandler(d.log, nil))
+	d.standin, err = standin.New(standin.Options{LogPath: d.path("standin.log"), Latency: standinLatency, TokenInterval: standinInterval,
+		Seed: d.Seed, Key: providerKey, Log: log})
+	if err != nil {
+		return err
+	}
+	upstream, err := d.standin.Listen("127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	cfg, err := d.configure(upstream)
+	if err != nil {
+		return err
+	}
+	weirCtx, stop := context.WithCancel(context.WithoutCancel(ctx)) // weir outlives ctx by its orderly stop
+	d.stop, d.ended = stop, make(chan error, 1)
+	ready := make(chan app.Addresses, 1)
+	go func() {
+		d.ended <- app.New(cfg, config.RoleAll, log).Run(weirCtx, func(a app.Addresses) { ready <- a })
+	}()
+	select {
+	case d.at = <-ready:
+	case err := <-d.ended:
+		d.ended <- nil
+		return fmt.Errorf("cannot start weir (its log is %s): %w", d.log.Name(), err)
+	case <-ctx.Done():
+		return errors.New("interrupted")
+	}
+	return d.open()
+}
+
+// configure writes a configuration as an operator would and reads it back.
+func (d *demo) configure(upstream string) (config.Config, error) {
+	listen := config.Default().Listen
+	text := fmt.Sprintf(`data_dir: %q
+listen: {data: %q, control: %q, clickhouse: %q}
+clickhouse: {library: %q}
+providers:
+  openai: {kind: openai, base_url: "http://%[6]s", api_key: %[7]q, allow_private: true}
+  anthropic: {kind: anthropic, base_url: "http://%[6]s", api_key: %[7]q, allow_private: true}
+rates: [%[8]q]
+reserve: {lease_idle: 2s}
+`, d.dataDir(), free(listen.Data), free(listen.Control), free(listen.ClickHouse), d.Library, upstream, providerKey, d.path("rates.yaml"))
+	for name, content := range map[string]string{"rates.yaml": string(cardText), "weir.yaml": text} {
+		if err := os.WriteFile(d.path(name), []byte(content), 0o600); err != nil {
+			return config.Config{}, fmt.Errorf("cannot write the demo's configuration: %w", err)
+		}
+	}
+	return config.Load(nil, nil, d.path("weir.yaml"))
+}
+
+// free is the address if nobody listens there, else one of any port.
+func free(address string) string {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		host, _, _ := net.SplitHostPort(address) // a default of weir, well formed
+		return net.JoinHostPort(host, "0")
+	}
+	_ = l.Close() // nothing was accepted
+	return address
+}
+
+// open finds the way into the books, and whether there is SQL.
+func (d *demo) open() error {
+	token, err := os.ReadFile(filepath.Join(d.dataDir(), "admin-token"))
+	if err != nil {
+		return fmt.Errorf("cannot read the admin token: %w", err)
+	}
+	d.books = books{control: "http://" + d.at.Control, token: strings.TrimSpace(string(token))}
+	if d.at.ClickHouse == "" {
+		d.whyNoSQL = warehouse.ErrNoLibrary.Error()
+		return nil
+	}
+	d.books.sql = "http://" + d.at.ClickHouse
+	return nil
+}
+
+func (d *demo) introduce() {
+	d.printf("weir demo: a whole weir in this process, and a stand-in for OpenAI and Anthropic behind it.\n\n")
+	lines := [][2]string{{"requests", "http://" + d.at.Data + " (/openai/v1, /anthropic)"}, {"control", d.books.control}, {"SQL", d.books.sql},
+		{"files", d.dir + " (weir.log, weir.yaml, rates.yaml)"},
+		{"prices", "3 x cost; gpt-4o-mini half its cost, for a loss of at most $5 a day; birch its own for claude-sonnet-4-5"}}
+	for _, line := range lines {
+		if line[1] != "" {
+			d.printf("  %-9s %s\n", line[0], line[1])
+		}
+	}
+	if d.whyNoSQL != "" {
+		d.printf("\nSQL and reports are off: %s.\n", d.whyNoSQL)
+	}
+	d.printf("\n")
+}
+
+// run funds the customers, sends the requests and collects what all parties say.
+func (d *demo) run(ctx context.Context) (*facts, error) {
+	f := &facts{hasSQL: d.whyNoSQL == ""}
+	var err error
+	if f.card, err = readCard(); err != nil {
+		return nil, err
+	}
+	for i := range d.customers {
+		if err := d.books.fund(ctx, &d.customers[i]); err != nil {
+			return nil, err
+		}
+	}
+	f.customers = d.customers
+	requests := makeRequests(d.Requests, d.Seed, len(d.customers))
+	var done atomic.Int64
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		progress(d.Out, &done, len(requests), stop)
+		close(stopped)
+	}()
+	began := time.Now()
+	f.exchanges = send(ctx, "http://"+d.at.Data, requests, d.customers, &done)
+	took := time.Since(began)
+	close(stop)
+	<-stopped
+	if ctx.Err() != nil {
+		return nil, errors.New("interrupted before everything was compared")
+	}
+	d.summarize(f.exchanges, took)
+	return f, d.read(ctx, f)
+}
+
+// summarize tells in two lines what customers saw.
+func (d *demo) summarize(exchanges []exchange, took time.Duration) {
+	var answered, streamed, failed, unfunded int
+	for i := range exchanges {
+		switch x := &exchanges[i]; {
+		case x.status == http.StatusOK:
+			answered++
+			if x.stream {
+				streamed++
+			}
+		case x.unfunded():
+			unfunded++
+		default:
+			failed++
+		}
+	}
+	d.printf("%s requests of %d customers in %.1f s: %s answered (%s streamed), %s errors of the provider, %s refused for want of money.\n\n",
+		thousands(len(exchanges)), len(d.customers), took.Seconds(), thousands(answered), thousands(streamed), thousands(failed), thousands(unfunded))
+}
+
+// read collects weir's books and the stand-in's log.
+func (d *demo) read(ctx context.Context, f *facts) (err error) {
+	if f.served, err = standin.ReadLog(d.path("standin.log")); err != nil {
+		return err
+	}
+	ends := 0
+	for i := range f.served {
+		if f.served[i].Event == standin.EventEnd {
+			ends++
+		}
+	}
+	if f.tied, err = d.books.tieOut(ctx, ends); err != nil {
+		return err
+	}
+	for i := range d.customers {
+		var w wallet
+		if err := d.books.api(ctx, "/customers/"+d.customers[i].id+"/wallet", nil, &w); err != nil {
+			return err
+		}
+		f.wallets = append(f.wallets, w)
+	}
+	if !f.hasSQL {
+		return nil
+	}
+	return d.readWarehouse(ctx, f)
+}
+
+// readWarehouse collects what the columnar store holds, by the API and by SQL.
+func (d *demo) readWarehouse(ctx context.Context, f *facts) error {
+	password, err := os.ReadFile(filepath.Join(d.dataDir(), "clickhouse-password"))
+	if err != nil {
+		return fmt.Errorf("cannot read the SQL reader's password: %w", err)
+	}
+	d.books.password = strings.TrimSpace(string(password))
+	if f.events, err = d.books.events(ctx, d.began.Truncate(time.Second), time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	if err := d.books.api(ctx, "/reports/margin?by=customer", nil, &f.byCustomer); err != nil {
+		return err
+	}
+	if err := d.books.api(ctx, "/reports/margin?by=model", nil, &f.byModel); err != nil {
+		return err
+	}
+	if f.rows, err = d.books.rows(ctx); err != nil {
+		return err
+	}
+	if f.customerView, err = query[margin](ctx, &d.books, fmt.Sprintf(viewQuery, "customer", "margin_by_customer")); err != nil {
+		return err
+	}
+	f.modelView, err = query[margin](ctx, &d.books, fmt.Sprintf(viewQuery, "provider, model", "margin_by_model"))
+	return err
+}
+
+// tell prints the margins and what the comparison found.
+func (d *demo) tell(f *facts) error {
+	if f.hasSQL {
+		printMargins(d.Out, "CUSTOMER", &f.byCustomer)
+		printMargins(d.Out, "MODEL", &f.byModel)
+	}
+	differences := f.check()
+	if len(differences) > 0 {
+		d.keep = true
+		d.printf("The books do not tie out:\n")
+		printDifferences(d.Out, differences)
+		return fmt.Errorf("%w in %d places", ErrDiffers, len(differences))
+	}
+	e := f.tied.Events
+	if !f.hasSQL {
+		d.printf("Tie-out, incomplete: the provider's log = ledger = wallets, %s events, cost $%s, price $%s; API events and SQL were not compared.\n",
+			thousands(e.Count), e.Cost, e.Price)
+		return ErrIncomplete
+	}
+	d.printf("Tie-out: the provider's own log, priced by itself, = API = SQL = ledger = wallets, to the nano-dollar:\n"+
+		"%s events compared one by one, cost $%s, price $%s, no leakage.\n", thousands(e.Count), e.Cost, e.Price)
+	return nil
+}
+
+// close stops everything that was started, in reverse, and removes the directory.
+func (d *demo) close() error {
+	var errs []error
+	if d.stop != nil {
+		d.stop()
+		errs = append(errs, <-d.ended)
+	}
+	if d.standin != nil {
+		errs = append(errs, d.standin.Close())
+	}
+	if d.log != nil {
+		errs = append(errs, d.log.Close())
+	}
+	if d.keep {
+		d.printf("\nkept for a look: %s\n", d.dir)
+	} else if d.dir != "" {
+		errs = append(errs, os.RemoveAll(d.dir))
+	}
+	return errors.Join(errs...)
+}

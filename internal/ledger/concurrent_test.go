@@ -1,0 +1,145 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"weir/internal/ledger"
+	"weir/internal/ledger/ledgertest"
+	"weir/schemas/money"
+	"weir/schemas/usage"
+)
+
+// TestConcurrent lets gateways, racing partition owners, credits and reclaims
+// run side by side on two handles. Every snapshot taken meanwhile must be a
+// clean set of books, and in the end all events are in them once.
+func TestConcurrent(t *testing.T) {
+	ledgertest.Each(t, func(t *testing.T, open func() *ledger.DB) {
+		r := &race{T: t, ctx: context.Background(), dbs: []*ledger.DB{open(), open()}}
+		for i := range 4 {
+			fund(t, r.dbs[0], customerName(i), money.Dollar)
+		}
+		var writers, others sync.WaitGroup
+		for g := range 2 {
+			writers.Go(func() { r.gateway(g) })
+		}
+		for i := range 4 {
+			others.Go(func() { r.settle(i/2, r.dbs[i%2]) })
+		}
+		others.Go(r.credit)
+		others.Go(r.audit)
+		writers.Wait()
+		r.written.Store(true)
+		others.Wait()
+		b, err := r.dbs[0].Books(r.ctx)
+		if err != nil || len(b.Breaks) > 0 || b.Held != 0 || b.OpenLeases != 0 || b.Events != b.Ledger || b.Events.Count != r.events {
+			t.Errorf("%d events; books %+v, %v", r.events, b, err)
+		}
+	})
+}
+
+type race struct {
+	*testing.T
+	ctx     context.Context
+	dbs     []*ledger.DB
+	written atomic.Bool
+
+	mu     sync.Mutex // guards the following
+	logs   [parts][]*usage.Record
+	events int64
+}
+
+func customerName(i int) string { return fmt.Sprintf("c%d", i) }
+
+// gateway takes leases, uses and closes them; each record is produced twice.
+func (r *race) gateway(g int) {
+	db, id := r.dbs[g], fmt.Sprintf("g%d", g)
+	if _, err := db.StartSession(r.ctx, ledger.Session{ID: id, Gateway: id, TTL: time.Hour}); err != nil {
+		r.Error(err)
+		return
+	}
+	for n := range 30 {
+		customer := n % 4
+		lease := fmt.Sprintf("%s-%d", id, n)
+		q := ledger.GrantRequest{LeaseID: lease, Customer: customerName(customer), Session: id, Gateway: id, GrantNo: 1, Need: 10, Want: 1000}
+		if _, _, err := db.Grant(r.ctx, q); err != nil && !errors.Is(err, ledger.ErrInsufficient) {
+			r.Error(err)
+			return
+		} // without money its events are those of an unknown lease
+		if _, err := db.Beat(r.ctx, ledger.Beat{Session: id, Topic: "t"}); err != nil {
+			r.Error(err)
+		}
+		var records []*usage.Record
+		for seq := range uint64(5) {
+			records = append(records, &usage.Record{Kind: usage.KindUsage, Row: usage.RowUsage, LeaseID: lease, Seq: seq + 1,
+				Customer: customerName(customer), Provider: "p", KeyID: "operator", Cost: 7, Price: money.Nano(100 * seq)})
+		}
+		records = append(records, &usage.Record{Kind: usage.KindClose, LeaseID: lease, Seq: 6, Customer: customerName(customer),
+			Count: 5, CostSum: 35, PriceSum: 1000})
+		r.mu.Lock()
+		r.events += 5
+		r.logs[customer%parts] = append(append(r.logs[customer%parts], records...), records...)
+		r.mu.Unlock()
+	}
+}
+
+// settle is one of the owners of a partition: it takes it over whenever the
+// other has.
+func (r *race) settle(part int, db *ledger.DB) {
+	for {
+		c, err := db.AcquirePartition(r.ctx, "t", int32(part))
+		for err == nil {
+			done := r.written.Load()
+			r.mu.Lock()
+			log := r.logs[part]
+			r.mu.Unlock()
+			b := ledger.Batch{Topic: "t", Part: int32(part), Epoch: c.Epoch, From: c.NextOffset, To: min(int64(len(log)), c.NextOffset+17)}
+			if b.To == b.From && done {
+				return
+			}
+			if b.To == b.From {
+				time.Sleep(time.Millisecond) // the log's reader would block here
+				continue
+			}
+			for i, rec := range log[b.From:b.To] {
+				b.Records = append(b.Records, ledger.Settling{Offset: b.From + int64(i), Rec: rec})
+			}
+			_, err = db.Settle(r.ctx, b)
+			c.NextOffset = b.To
+		}
+		if !errors.Is(err, ledger.ErrFenced) {
+			r.Error(err)
+			return
+		}
+	}
+}
+
+func (r *race) credit() {
+	for i := 0; !r.written.Load(); i++ {
+		err := r.dbs[i%2].Tx(r.ctx, func(tx *ledger.Tx) error {
+			_, _, err := tx.Credit(r.ctx, ledger.Credit{Customer: customerName(i % 4), Amount: 50})
+			return err
+		})
+		if err != nil {
+			r.Error(err)
+		}
+		if _, err := r.dbs[i%2].Reclaim(r.ctx, time.Hour); err != nil {
+			r.Error(err)
+		}
+	}
+}
+
+func (r *race) audit() {
+	for !r.written.Load() {
+		b, err := r.dbs[1].Books(r.ctx)
+		if err != nil || len(b.Breaks) > 0 || b.Events != b.Ledger {
+			r.Errorf("while running: %+v, %v", b, err)
+			return
+		}
+	}
+}
