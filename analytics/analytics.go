@@ -5,14 +5,17 @@ package analytics
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
-
-	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"weir/internal/ledger"
 	"weir/internal/warehouse"
 )
+
+// retryAfterSeconds is when to ask again for what cannot be read right now: a
+// restart of the warehouse takes about as long.
+const retryAfterSeconds = "2"
 
 // Options is what the reports are made from.
 type Options struct {
@@ -65,31 +68,51 @@ func (a *Analytics) answer(w http.ResponseWriter, r *http.Request, f func(*http.
 	case errors.As(err, &bad):
 		a.Fail(w, r, http.StatusBadRequest, "invalid_request", bad.message)
 	case errors.Is(err, errNoWarehouse):
+		w.Header().Set("Retry-After", retryAfterSeconds)
 		a.Fail(w, r, http.StatusServiceUnavailable, "warehouse_unavailable", a.why())
 	default:
 		if r.Context().Err() == nil {
 			a.Log.Error("cannot answer", "path", r.URL.Path, "err", err)
 		}
-		w.Header().Set("Retry-After", "2")
+		w.Header().Set("Retry-After", retryAfterSeconds)
 		a.Fail(w, r, http.StatusServiceUnavailable, "unavailable", "The books cannot be read right now. Try again shortly.")
 	}
 }
+
+func (a *Analytics) warehouseUp() bool { return a.Warehouse != nil && a.Warehouse.Up() }
+
+// wantsNone tells whether this installation is to run without a warehouse.
+func (a *Analytics) wantsNone() bool { return a.Warehouse == nil && a.WhyNot == "" }
 
 // why says what is wrong with the warehouse.
 func (a *Analytics) why() string {
 	switch {
 	case a.WhyNot != "":
 		return a.WhyNot
-	case a.Warehouse == nil:
+	case a.wantsNone():
 		return "This installation runs without a warehouse (clickhouse.url: none)."
 	default:
 		return "The warehouse is starting or cannot be reached. Nothing is lost: it catches up by itself."
 	}
 }
 
-func (a *Analytics) conn() (driver.Conn, error) {
-	if a.Warehouse == nil || !a.Warehouse.Up() {
-		return nil, errNoWarehouse
+// each runs a query and hands every row's Scan to f.
+func (a *Analytics) each(ctx context.Context, text string, args []any, f func(scan func(into ...any) error) error) error {
+	if !a.warehouseUp() {
+		return errNoWarehouse
 	}
-	return a.Warehouse.Conn(), nil
+	rows, err := a.Warehouse.Conn().Query(ctx, text, args...)
+	if err != nil {
+		return fmt.Errorf("cannot query the warehouse: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows.Scan); err != nil {
+			return fmt.Errorf("cannot read the warehouse's answer: %w", err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("cannot read the warehouse's answer: %w", err)
+	}
+	return nil
 }

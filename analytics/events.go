@@ -3,6 +3,7 @@ package analytics
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -77,7 +78,7 @@ type amount struct{ money.Nano }
 func (a *amount) Scan(src any) (err error) {
 	text, ok := src.(string)
 	if !ok {
-		return badRequest{"not a decimal"}
+		return fmt.Errorf("BUG: an amount comes as %T", src)
 	}
 	a.Nano, err = money.ParseNano(text)
 	return err
@@ -117,24 +118,15 @@ func (a *Analytics) events(r *http.Request) (any, error) {
 }
 
 func (a *Analytics) readEvents(ctx context.Context, q query, limit int) ([]event, error) {
-	conn, err := a.conn()
-	if err != nil {
-		return nil, err
-	}
-	rows, err := conn.Query(ctx, "SELECT "+eventColumns+" FROM usage_events"+q.text()+
-		" ORDER BY event_time DESC, event_id DESC, entry_no DESC LIMIT "+strconv.Itoa(limit), q.args...)
-	if err != nil {
-		return nil, err
-	}
 	list := []event{}
-	for rows.Next() {
+	err := a.each(ctx, "SELECT "+eventColumns+" FROM usage_events"+q.text()+
+		" ORDER BY event_time DESC, event_id DESC, entry_no DESC LIMIT "+strconv.Itoa(limit), q.args, func(scan func(...any) error) error {
 		var e event
-		if err := rows.Scan(e.fields()...); err != nil {
-			return nil, err
-		}
+		err := scan(e.fields()...)
 		list = append(list, e)
-	}
-	return list, rows.Err()
+		return err
+	})
+	return list, err
 }
 
 // Generation tells a customer of one request of his own: what it used and what

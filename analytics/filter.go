@@ -80,11 +80,17 @@ func (s span) hourly() bool {
 
 func (s span) filter(q *query, column string) {
 	if !s.from.IsZero() {
-		q.and(column+" >= fromUnixTimestamp64Milli(?, 'UTC')", s.from.UnixMilli())
+		q.and(column+" >= fromUnixTimestamp64Milli(?, 'UTC')", ceilMilli(s.from))
 	}
 	if !s.to.IsZero() {
-		q.and(column+" < fromUnixTimestamp64Milli(?, 'UTC')", s.to.UnixMilli())
+		q.and(column+" < fromUnixTimestamp64Milli(?, 'UTC')", ceilMilli(s.to))
 	}
+}
+
+// ceilMilli is the first whole millisecond that is not before t: events have
+// milliseconds, so comparing with it is comparing with t.
+func ceilMilli(t time.Time) int64 {
+	return t.Add(time.Millisecond - time.Nanosecond).UnixMilli()
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

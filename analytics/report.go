@@ -2,6 +2,7 @@ package analytics
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -9,17 +10,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
-
 	"weir/schemas/money"
 )
 
-// rowsMax bounds a report's rows: more than that is a question for SQL.
+// rowsMax bounds a report's rows; its totals count the others too. More than
+// that is a question for SQL.
 const rowsMax = 10_000
+
+type dimension struct{ name, event, hour string }
 
 // dimensions are what reports can be grouped by, with their expression on
 // usage_events and on usage_hourly ("" = only single events have it).
-var dimensions = []struct{ name, event, hour string }{
+var dimensions = []dimension{
 	{"customer", "customer", "customer"},
 	{"provider", "provider", "provider"},
 	{"model", "model", "model"},
@@ -81,27 +83,38 @@ func (a *Analytics) report(r *http.Request, kind *reportKind) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := a.conn()
+	rows := []row{}
+	total, groups := make([]figure, len(kind.measures)), 0
+	text, args := kind.statement(by, when)
+	err = a.each(r.Context(), text, args, func(scan func(...any) error) error {
+		names, figures, err := kind.scan(scan, len(by))
+		if err != nil {
+			return err
+		}
+		if groups++; groups <= rowsMax {
+			rows = append(rows, kind.row(by, names, figures))
+		}
+		return add(total, figures)
+	})
 	if err != nil {
 		return nil, err
 	}
-	rows, err := kind.read(r.Context(), conn, by, when)
-	if err != nil {
-		return nil, err
-	}
-	totals, err := kind.read(r.Context(), conn, nil, when)
-	if err != nil {
-		return nil, err
-	}
-	var newest time.Time
-	if err := conn.QueryRow(r.Context(), "SELECT max(event_time) FROM usage_events").Scan(&newest); err != nil {
-		return nil, err
-	}
-	answer := map[string]any{"rows": rows, "totals": totals[0], "fresh_to": nil}
-	if newest.Unix() > 0 {
-		answer["fresh_to"] = newest.UTC().Format(time.RFC3339Nano)
-	}
-	return answer, nil
+	fresh, err := a.freshTo(r.Context())
+	return map[string]any{"rows": rows, "totals": kind.row(nil, nil, total), "truncated": groups > rowsMax, "fresh_to": fresh}, err
+}
+
+// freshTo is the time of the newest event, nil if there is none.
+func (a *Analytics) freshTo(ctx context.Context) (fresh any, err error) {
+	err = a.each(ctx, "SELECT count(), max(event_time) FROM usage_events", nil, func(scan func(...any) error) error {
+		var events uint64
+		var newest time.Time
+		err := scan(&events, &newest)
+		if events > 0 {
+			fresh = newest.UTC().Format(time.RFC3339Nano)
+		}
+		return err
+	})
+	return fresh, err
 }
 
 // readBy reads the list of dimensions; a model is always told with its provider.
@@ -111,7 +124,7 @@ func readBy(text string) ([]string, error) {
 	}
 	var by []string
 	for _, name := range strings.Split(text, ",") {
-		if !slices.ContainsFunc(dimensions, func(d struct{ name, event, hour string }) bool { return d.name == name }) {
+		if !slices.ContainsFunc(dimensions, func(d dimension) bool { return d.name == name }) {
 			return nil, badRequest{fmt.Sprintf("Cannot report by %q; `by` takes customer, model, provider, day, hour, key_id, rule, status.", name)}
 		}
 		if name == "model" && !slices.Contains(by, "provider") {
@@ -124,96 +137,99 @@ func readBy(text string) ([]string, error) {
 	return by, nil
 }
 
-// read runs the report's statement. The hourly rollup answers what it can; it
+// statement is the report's query. The hourly rollup answers what it can; it
 // holds the same sums as the events.
-func (k *reportKind) read(ctx context.Context, conn driver.Conn, by []string, when span) ([]row, error) {
+func (k *reportKind) statement(by []string, when span) (string, []any) {
 	rollup := k.filter == "" && when.hourly()
 	for _, d := range dimensions {
 		rollup = rollup && (d.hour != "" || !slices.Contains(by, d.name))
+	}
+	pick := func(hour, event string) string {
+		if rollup {
+			return hour
+		}
+		return event
 	}
 	var columns, groups []string
 	for _, name := range by {
 		for _, d := range dimensions {
 			if d.name == name {
-				columns = append(columns, pick(rollup, d.hour, d.event)+" AS by_"+name)
+				columns = append(columns, pick(d.hour, d.event)+" AS by_"+name)
 				groups = append(groups, "by_"+name)
 			}
 		}
 	}
 	for _, m := range k.measures {
-		columns = append(columns, pick(rollup, m.hour, m.event))
+		columns = append(columns, pick(m.hour, m.event))
 	}
 	var q query
 	if k.filter != "" {
 		q.and(k.filter)
 	}
-	when.filter(&q, pick(rollup, "hour", "event_time"))
-	text := "SELECT " + strings.Join(columns, ", ") + " FROM " + pick(rollup, "usage_hourly", "usage_events") + q.text()
-	if len(groups) > 0 {
-		text += " GROUP BY " + strings.Join(groups, ", ") + " ORDER BY " + k.orderBy + ", " + strings.Join(groups, ", ")
-	}
-	found, err := conn.Query(ctx, text+fmt.Sprintf(" LIMIT %d", rowsMax), q.args...)
-	if err != nil {
-		return nil, err
-	}
-	list := []row{}
-	for found.Next() {
-		one, err := k.scan(found, by)
-		if err != nil {
-			return nil, err
+	when.filter(&q, pick("hour", "event_time"))
+	keys := strings.Join(groups, ", ")
+	return "SELECT " + strings.Join(columns, ", ") + " FROM " + pick("usage_hourly", "usage_events") + q.text() +
+		" GROUP BY " + keys + " ORDER BY " + k.orderBy + ", " + keys, q.args
+}
+
+// figure is the value of one measure: a count or an amount.
+type figure struct {
+	count  uint64
+	amount amount
+}
+
+// add adds a row's figures to their totals.
+func add(total, figures []figure) error {
+	for i := range total {
+		sum, ok := total[i].amount.Add(figures[i].amount.Nano)
+		if !ok {
+			return errors.New("a sum is beyond what an amount can hold")
 		}
-		list = append(list, one)
+		total[i].amount.Nano = sum
+		total[i].count += figures[i].count
 	}
-	return list, found.Err()
+	return nil
 }
 
-func pick(first bool, a, b string) string {
-	if first {
-		return a
-	}
-	return b
-}
-
-func (k *reportKind) scan(found driver.Rows, by []string) (row, error) {
-	names := make([]string, len(by))
-	amounts := make([]amount, len(k.measures))
-	counts := make([]uint64, len(k.measures))
+func (k *reportKind) scan(scan func(...any) error, dimensions int) ([]string, []figure, error) {
+	names, figures := make([]string, dimensions), make([]figure, len(k.measures))
 	var into []any
-	for i := range by {
+	for i := range names {
 		into = append(into, &names[i])
 	}
 	for i, m := range k.measures {
 		if m.isAmount {
-			into = append(into, &amounts[i])
+			into = append(into, &figures[i].amount)
 		} else {
-			into = append(into, &counts[i])
+			into = append(into, &figures[i].count)
 		}
 	}
-	if err := found.Scan(into...); err != nil {
-		return nil, err
-	}
-	var one row
+	return names, figures, scan(into...)
+}
+
+// row writes a group: its dimensions, then its figures.
+func (k *reportKind) row(by, names []string, figures []figure) (r row) {
 	for i, name := range by {
-		one = append(one, member{name, names[i]})
+		r = append(r, member{name, names[i]})
 	}
 	var price, margin money.Nano
 	for i, m := range k.measures {
 		if !m.isAmount {
-			one = append(one, member{m.name, counts[i]})
+			r = append(r, member{m.name, figures[i].count})
 			continue
 		}
-		one = append(one, member{m.name, amounts[i].Nano})
+		r = append(r, member{m.name, figures[i].amount.Nano})
 		switch m.name {
 		case "price":
-			price = amounts[i].Nano
+			price = figures[i].amount.Nano
 		case "margin":
-			margin = amounts[i].Nano
+			margin = figures[i].amount.Nano
 		}
 	}
 	if k.margin {
-		one = append(one, member{"margin_percent", marginPercent(margin, price)})
+		r = append(r, member{"margin_percent", marginPercent(margin, price)})
 	}
-	return one, nil
+	return r
 }
 
 // marginPercent is 100 × margin ÷ price with two places, half away from zero;
@@ -222,15 +238,9 @@ func marginPercent(margin, price money.Nano) rawJSON {
 	if price == 0 {
 		return "null"
 	}
-	n := new(big.Int).Mul(big.NewInt(int64(margin)), big.NewInt(2*10_000))
-	d := new(big.Int).Mul(big.NewInt(int64(price)), big.NewInt(2))
-	half := new(big.Int).Abs(big.NewInt(int64(price)))
-	if n.Sign()*d.Sign() < 0 {
-		half.Neg(half)
+	ratio := new(big.Rat).SetFrac(new(big.Int).Mul(big.NewInt(100), big.NewInt(int64(margin))), big.NewInt(int64(price)))
+	if text := ratio.FloatString(2); text != "-0.00" {
+		return rawJSON(text)
 	}
-	if d.Sign() < 0 {
-		half.Neg(half)
-	}
-	hundredths := n.Add(n, half).Quo(n, d)
-	return rawJSON(new(big.Rat).SetFrac(hundredths, big.NewInt(100)).FloatString(2))
+	return "0.00"
 }

@@ -40,17 +40,9 @@ func (g *Gateway) authenticate(ctx *fasthttp.RequestCtx, c *call) *refusal {
 		return ledgerAway(err)
 	}
 	c.who.key = key
-	customer := key.Customer
-	if named := string(ctx.Request.Header.Peek(headerCustomer)); named != "" || customer == "" {
-		switch {
-		case customer != "":
-			return &refusal{status: http.StatusForbidden, code: "customer_not_allowed",
-				message: "Only operator keys may send " + headerCustomer + "; this key always pays from its own wallet."}
-		case named == "":
-			return &refusal{status: http.StatusBadRequest, code: "customer_required",
-				message: "An operator key must name the paying customer in the header " + headerCustomer + "."}
-		}
-		customer = named
+	customer, no := payer(ctx, key)
+	if no != nil {
+		return no
 	}
 	c.who.customer, err = g.directory.customer(customer)
 	if errors.Is(err, ledger.ErrNotFound) {
@@ -60,6 +52,25 @@ func (g *Gateway) authenticate(ctx *fasthttp.RequestCtx, c *call) *refusal {
 		return ledgerAway(err)
 	}
 	return nil
+}
+
+// payer is the customer whose wallet pays: the key's own, or for operator keys
+// the one that the request names.
+func payer(ctx *fasthttp.RequestCtx, key *ledger.Key) (string, *refusal) {
+	named := ctx.Request.Header.PeekAll(headerCustomer)
+	switch {
+	case len(named) > 1:
+		return "", &refusal{status: http.StatusBadRequest, code: "invalid_request", message: "The header " + headerCustomer + " is there twice."}
+	case len(named) == 0 && key.Customer == "":
+		return "", &refusal{status: http.StatusBadRequest, code: "customer_required",
+			message: "An operator key must name the paying customer in the header " + headerCustomer + "."}
+	case len(named) == 0:
+		return key.Customer, nil
+	case key.Customer != "":
+		return "", &refusal{status: http.StatusForbidden, code: "customer_not_allowed",
+			message: "Only operator keys may send " + headerCustomer + "; this key always pays from its own wallet."}
+	}
+	return string(named[0]), nil
 }
 
 func ledgerAway(err error) *refusal {

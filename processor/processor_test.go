@@ -21,6 +21,7 @@ import (
 // written, and charged to its wallet; a closed lease holds nothing.
 func TestPath(t *testing.T) {
 	ledgertest.EachConfig(t, func(t *testing.T, c ledger.Config) {
+		t.Parallel()
 		w := newWorld(t, c)
 		w.produce()
 		p, _ := w.process()
@@ -52,6 +53,7 @@ func TestPath(t *testing.T) {
 // TestMismatch: a promise that is not what the card says is settled as
 // promised and breaks the tie-out until somebody accepts it.
 func TestMismatch(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, sqlite(t))
 	w.customer("acme", 10*money.Dollar)
 	l := w.lease("acme", money.Dollar)
@@ -109,6 +111,7 @@ func TestDecode(t *testing.T) {
 // tie-out names them until they are accepted.
 func TestDeadLetters(t *testing.T) {
 	ledgertest.EachConfig(t, func(t *testing.T, c ledger.Config) {
+		t.Parallel()
 		w := newWorld(t, c)
 		w.customer("acme", 10*money.Dollar)
 		l := w.lease("acme", money.Dollar)
@@ -213,6 +216,7 @@ func TestUnknownCard(t *testing.T) {
 
 // TestDuplicates: what is produced twice takes effect once.
 func TestDuplicates(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, sqlite(t))
 	w.customer("acme", 10*money.Dollar)
 	l := w.lease("acme", money.Dollar)
@@ -236,6 +240,7 @@ func TestDuplicates(t *testing.T) {
 // TestBatches: no batch is larger than what one transaction and one block may
 // hold, however much waits in the log.
 func TestBatches(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, sqlite(t))
 	w.customer("acme", 1000*money.Dollar)
 	l := w.lease("acme", 100*money.Dollar)
@@ -256,6 +261,7 @@ func TestBatches(t *testing.T) {
 // TestFenced: an owner whose partition was taken over settles nothing more
 // there, finds out, and takes it back: nothing is lost or done twice.
 func TestFenced(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, sqlite(t))
 	w.customer("acme", 100*money.Dollar)
 	l := w.lease("acme", money.Dollar)
@@ -290,6 +296,7 @@ func TestFenced(t *testing.T) {
 // they come and go; each event takes effect once.
 func TestTwoProcessors(t *testing.T) {
 	ledgertest.EachConfig(t, func(t *testing.T, c ledger.Config) {
+		t.Parallel()
 		w := newWorld(t, c)
 		w.produce()
 		var leases []*tap

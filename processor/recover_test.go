@@ -1,13 +1,13 @@
 package processor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	"weir/internal/ledger"
-	"weir/internal/ledger/ledgertest"
 	"weir/internal/stream"
 	"weir/schemas/money"
 	"weir/schemas/usage"
@@ -17,6 +17,7 @@ import (
 // by the next one: the rows are read from the log again, without the
 // duplicates and dead letters among them, and are the manifest's.
 func TestCrashBeforeAppend(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, sqlite(t))
 	w.customer("acme", 100*money.Dollar)
 	l := w.lease("acme", money.Dollar)
@@ -31,7 +32,7 @@ func TestCrashBeforeAppend(t *testing.T) {
 		if i%50 == 0 {
 			bad := w.event(l, 1, 1)
 			bad.Rule = "none"
-			w.append(bad)
+			w.append(l, bad)
 		}
 	}
 	w.shelf.down.Store(true)
@@ -57,6 +58,7 @@ func TestCrashBeforeAppend(t *testing.T) {
 // TestWarehouseAway: while the warehouse is away or fails the money moves on;
 // when it is back it gets everything once.
 func TestWarehouseAway(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, sqlite(t))
 	w.customer("acme", 100*money.Dollar)
 	l := w.lease("acme", money.Dollar)
@@ -85,6 +87,7 @@ func TestWarehouseAway(t *testing.T) {
 // TestRowsInMemory: beyond the bound only manifests wait; their rows are read
 // again.
 func TestRowsInMemory(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, sqlite(t))
 	p := w.processor()
 	p.appender.rows = rowsInMemoryMax
@@ -111,6 +114,7 @@ func TestRowsInMemory(t *testing.T) {
 func TestLogDeleted(t *testing.T) {
 	for _, died := range []bool{false, true} {
 		t.Run(fmt.Sprint("another crash ", died), func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, sqlite(t))
 			var leases []*tap
 			for i := range 4 {
@@ -159,54 +163,135 @@ func TestLogDeleted(t *testing.T) {
 
 // TestLogCutOff: the log is an older copy of itself, under the same topic id:
 // it ends below the ledger's cursor, or new records stand where settled ones
-// were. That is said, and nothing is lost or counted twice.
+// were. That is said once, and nothing is lost or counted twice.
 func TestLogCutOff(t *testing.T) {
-	ledgertest.EachConfig(t, func(t *testing.T, c ledger.Config) {
-		for _, refilled := range []bool{false, true} {
-			w := newWorld(t, c)
-			name := fmt.Sprint("customer-", refilled)
-			w.customer(name, 100*money.Dollar)
-			l := w.lease(name, money.Dollar)
-			old := t.TempDir()
-			w.use(l, 30)
-			stopProducing := w.produce()
-			_, stop := w.process()
-			w.appended()
-			stop()
-			stopProducing()
-			w.log.Close()
-			w.must(os.CopyFS(old, os.DirFS(w.logDir)))
-
-			w.openLog()
-			stopProducing = w.produce()
-			_, stop = w.process()
-			w.use(l, 20)
-			w.settled()
-			stop() // perhaps before it appended
-			stopProducing()
-			w.log.Close()
-
-			w.logDir = old
-			w.openLog()
-			if refilled { // by another gateway, whose records take the places
-				other := w.lease(name, money.Dollar)
-				w.spools = []*stream.Spool{w.addSpool()}
-				w.use(other, 60)
-				w.closeLease(other)
-				stopProducing := w.produce()
-				w.until("the log is longer than it was", func() bool { return w.spools[0].Usage().UnackedRecords == 0 })
-				stopProducing()
-				w.must(w.spools[0].Close())
-				w.spools = w.spools[:0]
-				w.Cleanup(func() {})
-			}
-			t.Log("refilled", refilled)
-			w.finishCutOff(l, refilled)
-		}
+	t.Run("shorter", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, sqlite(t))
+		l := w.cutOff(false)
+		// A processor that comes before the gateway, and dies, learns of it too.
+		p, stop := w.process()
+		w.until("what the log has is read again", func() bool { return w.settledAgain() == 1+30 })
+		stop()
+		w.finishCutOff(l, p)
+	})
+	t.Run("refilled", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, sqlite(t))
+		l := w.cutOff(true)
+		other := w.lease("acme", money.Dollar)
+		other.spool = w.addSpool()
+		w.use(other, 60)
+		w.closeLease(other)
+		stop := w.produce(other.spool)
+		w.until("the log is longer than it was", func() bool { return other.spool.Usage().UnackedRecords == 0 })
+		stop()
+		w.finishCutOff(l, nil)
 	})
 }
 
-func (w *world) finishCutOff(l *tap, refilled bool) {
-	_ = usage.Record{}
-	_ = strings.Contains
+// cutOff settles 30 events, copies the log, settles 20 more, whose rows are
+// appended or not, and puts the copy into the log's place.
+func (w *world) cutOff(appended bool) *tap {
+	w.customer("acme", 100*money.Dollar)
+	l := w.lease("acme", money.Dollar)
+	copied := w.TempDir()
+	for round, n := range []int{30, 20} {
+		w.use(l, n)
+		stopProducing := w.produce()
+		_, stop := w.process()
+		if w.settled(); round == 0 || appended {
+			w.appended()
+		}
+		stop()
+		stopProducing()
+		w.log.Close()
+		if round == 0 {
+			w.must(os.CopyFS(copied, os.DirFS(w.logDir)))
+			w.openLog()
+			w.shelf.down.Store(!appended)
+		}
+	}
+	w.logDir = copied
+	w.openLog()
+	w.shelf.down.Store(false)
+	return l
+}
+
+// settledAgain is how far the cursor of what is settled again has come.
+func (w *world) settledAgain() (n int64) {
+	for _, c := range w.pending().Cursors {
+		if strings.HasPrefix(c.Topic, w.log.TopicID()+"~") {
+			n += c.Settled
+		}
+	}
+	return n
+}
+
+func (w *world) finishCutOff(l *tap, before *Processor) {
+	w.Helper()
+	w.produce()
+	p, stop := w.process()
+	w.use(l, 10)
+	w.closeLease(l)
+	w.appended()
+	stop()
+	list := w.breaks()
+	if len(list) != 1 || list[0].Check != "dead_letter" || !strings.Contains(list[0].Found, "cut off or replaced") || metric(p.Metrics.LogBreaks) != 1 {
+		w.Fatalf("breaks %+v, %d counted", list, metric(p.Metrics.LogBreaks))
+	}
+	if before != nil && metric(before.Metrics.LogBreaks) != 1 {
+		w.Error("the first processor did not see it")
+	}
+	w.accept(list[0].Batch)
+	w.tieOut()
+
+	p, _ = w.process()
+	next := w.lease("acme", money.Dollar)
+	w.use(next, 1)
+	w.closeLease(next)
+	w.appended()
+	if metric(p.Metrics.LogBreaks) != 0 {
+		w.Error("a break that is past was seen again")
+	}
+	w.tieOut()
+}
+
+// TestLogExpired: records that left the log before they were settled stop the
+// settling of their partition: going on would tell the spools that still hold
+// them to forget them.
+func TestLogExpired(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqlite(t))
+	p := w.processor()
+	_, err := p.takeOver(w.ctx, 0, stretch{5, 10})
+	if !errors.Is(err, stream.ErrOffsetGone) || metric(p.Metrics.LogBreaks) != 1 {
+		t.Errorf("%v, %d counted", err, metric(p.Metrics.LogBreaks))
+	}
+}
+
+// TestOrphan: events are struck off in any order, each once, and only those of
+// the batch.
+func TestOrphan(t *testing.T) {
+	m := ledger.Manifest{ID: "b", Part: 2, Count: 6, Seqs: []ledger.SeqRange{{Lease: "a", From: 3, To: 6}, {Lease: "b", From: 1, To: 1}, {Lease: "b", From: 9, To: 9}}}
+	all := newOrphans()
+	all.add(m, stretch{})
+	offer := func(lease string, seq uint64, part int32, offset int64) *pending {
+		return all.offer(&usage.Record{LeaseID: lease, Seq: seq}, part, offset)
+	}
+	for i, e := range []struct {
+		lease string
+		seq   uint64
+	}{{"a", 2}, {"a", 7}, {"b", 5}, {"c", 3}, {"a", 4}, {"a", 4}, {"a", 3}, {"b", 9}, {"a", 6}, {"b", 1}, {"b", 1}} {
+		if got := offer(e.lease, e.seq, 2, int64(100-i)); got != nil {
+			t.Fatalf("%+v completed the batch", e)
+		}
+	}
+	if offer("a", 5, 1, 7) != nil {
+		t.Error("an event of another partition completed the batch")
+	}
+	got := offer("a", 5, 2, 50)
+	if got == nil || got.from != 50 || got.to != 97 || len(all.byBatch) != 0 || len(all.byLease) != 0 {
+		t.Errorf("%+v, left %+v", got, all)
+	}
 }

@@ -128,11 +128,15 @@ func (w *world) addSpool() *stream.Spool {
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
-// produce brings the spools to the log until the returned function is called.
-func (w *world) produce() (stop func()) {
+// produce brings spools to the log, all if none is named, until the returned
+// function is called.
+func (w *world) produce(spools ...*stream.Spool) (stop func()) {
+	if len(spools) == 0 {
+		spools = w.spools
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	for _, s := range w.spools {
+	for _, s := range spools {
 		running.Go(func() {
 			if err := w.log.Produce(ctx, s); err != nil {
 				w.Errorf("producing ended: %v", err)
@@ -181,6 +185,7 @@ func (w *world) customer(id string, amount money.Nano) {
 // tap is a lease as its gateway keeps it.
 type tap struct {
 	id, customer string
+	spool        *stream.Spool
 	seq, count   uint64
 	cost, price  money.Nano
 }
@@ -188,6 +193,9 @@ type tap struct {
 func (w *world) lease(customer string, need money.Nano) *tap {
 	w.Helper()
 	l := &tap{id: fmt.Sprintf("%s-lease-%d", customer, time.Now().UnixNano()), customer: customer}
+	if len(w.spools) > 0 {
+		l.spool = w.spools[0]
+	}
 	_, _, err := w.db.Grant(w.ctx, ledger.GrantRequest{LeaseID: l.id, Customer: customer, Session: sessionID, Gateway: gatewayID, GrantNo: 1, Need: need})
 	w.must(err)
 	return l
@@ -217,7 +225,7 @@ func (w *world) event(l *tap, input, output uint64) usage.Record {
 	return rec
 }
 
-// use writes events of a lease to the first spool.
+// use writes events of a lease.
 func (w *world) use(l *tap, n int) {
 	w.Helper()
 	for range n {
@@ -234,19 +242,19 @@ func (w *world) write(l *tap, rec usage.Record) {
 	l.count++
 	l.cost += rec.Cost
 	l.price += rec.Price
-	w.append(rec)
+	w.append(l, rec)
 }
 
-func (w *world) append(rec usage.Record) {
+func (w *world) append(l *tap, rec usage.Record) {
 	w.Helper()
-	_, err := w.spools[0].Append(&rec)
+	_, err := l.spool.Append(&rec)
 	w.must(err)
 }
 
 func (w *world) closeLease(l *tap) {
 	w.Helper()
 	l.seq++
-	w.append(usage.Record{Kind: usage.KindClose, LeaseID: l.id, Seq: l.seq, Customer: l.customer, Gateway: gatewayID, TimeMs: time.Now().UnixMilli(),
+	w.append(l, usage.Record{Kind: usage.KindClose, LeaseID: l.id, Seq: l.seq, Customer: l.customer, Gateway: gatewayID, TimeMs: time.Now().UnixMilli(),
 		Count: l.count, CostSum: l.cost, PriceSum: l.price})
 }
 

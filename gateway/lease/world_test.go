@@ -276,13 +276,15 @@ func (g *gate) Append(r *usage.Record) (stream.Pos, error) {
 	return pos, err
 }
 
-// reserve is Reserve for a request that must be admitted.
+// reserve is Reserve for a request that must be admitted, with the growth that
+// it starts.
 func (g *gate) reserve(customer string, need money.Nano) Reservation {
 	g.w.t.Helper()
 	r, err := g.Reserve(context.Background(), customer, need)
 	if err != nil {
 		g.w.t.Fatalf("reserve %s of %s: %v", need, customer, err)
 	}
+	g.growing.Wait()
 	return r
 }
 

@@ -150,14 +150,14 @@ func (b *books) events(ctx context.Context, from, to time.Time) ([]row, error) {
 	var page struct {
 		Data []row `json:"data"`
 	}
-	query := url.Values{"from": {from.UTC().Format(time.RFC3339Nano)}, "to": {to.UTC().Format(time.RFC3339Nano)}, "limit": {strconv.Itoa(pageRows)}}
-	if err := b.api(ctx, "/events?"+query.Encode(), nil, &page); err != nil {
+	span := url.Values{"from": {from.UTC().Format(time.RFC3339Nano)}, "to": {to.UTC().Format(time.RFC3339Nano)}, "limit": {strconv.Itoa(pageRows)}}
+	if err := b.api(ctx, "/events?"+span.Encode(), nil, &page); err != nil {
 		return nil, err
 	}
 	if len(page.Data) < pageRows {
 		return page.Data, nil
 	}
-	middle := from.Add(to.Sub(from) / 2).Truncate(time.Millisecond) // events have times of this grain
+	middle := from.Add(to.Sub(from) / 2).Truncate(time.Millisecond) // the grain of events' times
 	if !middle.After(from) {
 		return nil, errors.New("more events in a millisecond than the API can show")
 	}

@@ -70,11 +70,13 @@ func (f *facts) check() []string {
 	c.checkPrices()
 	c.checkWallets()
 	if f.hasSQL {
-		c.checkMargins("the API's report by customer", f.byCustomer.Rows, func(o *owed) string { return f.customers[o.exchange.customer].id })
-		c.checkMargins("the API's report by model", f.byModel.Rows, func(o *owed) string { return o.exchange.full() })
-		c.checkMargins("SQL's margin_by_customer", f.customerView, func(o *owed) string { return f.customers[o.exchange.customer].id })
-		c.checkMargins("SQL's margin_by_model", f.modelView, func(o *owed) string { return o.exchange.full() })
+		customer := func(o *owed) string { return f.customers[o.exchange.customer].id }
+		model := func(o *owed) string { return o.exchange.full() }
 		total := func(*owed) string { return "" }
+		c.checkMargins("the API's report by customer", f.byCustomer.Rows, customer)
+		c.checkMargins("the API's report by model", f.byModel.Rows, model)
+		c.checkMargins("SQL's margin_by_customer", f.customerView, customer)
+		c.checkMargins("SQL's margin_by_model", f.modelView, model)
 		c.checkMargins("the total of the API's report by customer", []margin{f.byCustomer.Totals}, total)
 		c.checkMargins("the total of the API's report by model", []margin{f.byModel.Totals}, total)
 	}
@@ -124,8 +126,8 @@ func (c *checker) checkExchanges() {
 		}
 		o.exchange = x
 		outcome, status := standin.OutcomeComplete, http.StatusOK
-		if x.request.status != 0 {
-			outcome, status = "error:"+strconv.Itoa(x.request.status), x.request.status
+		if x.providerError != 0 {
+			outcome, status = "error:"+strconv.Itoa(x.providerError), x.providerError
 		}
 		same(c, "request "+x.id+", what the provider did", outcome, o.line.Outcome)
 		same(c, "request "+x.id+", the status that its customer saw", status, x.status)
@@ -198,7 +200,7 @@ func (c *checker) checkEvent(e *row, o *owed) {
 		Model: x.model, Rule: e.Rule, Status: "ok", Tags: map[string]string{"feature": x.feature}, Stream: x.stream,
 		Input: m.Input, CachedInput: m.CachedInput, CacheWrite5m: m.CacheWrite5m, CacheWrite1h: m.CacheWrite1h, Output: m.Output,
 		Reasoning: m.Reasoning, Cost: o.cost, Price: o.price, Margin: o.price - o.cost}
-	if x.request.status != 0 {
+	if x.providerError != 0 {
 		expected.Kind, expected.Status = "error", "upstream_error"
 	}
 	c.sameRow("request "+x.id+", the API's event", &expected, e)

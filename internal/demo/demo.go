@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,9 +17,7 @@ import (
 	"time"
 
 	"weir/internal/app"
-	"weir/internal/config"
 	"weir/internal/standin"
-	"weir/internal/warehouse"
 )
 
 const (
@@ -30,12 +26,8 @@ const (
 	// RequestsMax bounds them: all are kept in memory to be compared.
 	RequestsMax = 100_000
 
-	// The stand-in answers this late and streams with this pause, so that latencies in the
-	// reports are not all zero.
-	standinLatency  = 5 * time.Millisecond
-	standinInterval = 200 * time.Microsecond
-	// providerKey is what the stand-in wants to see; customers never have it.
-	providerKey = "demo-provider-key"
+	// clockSlack is asked for on both sides of the run: wall clocks are set now and then.
+	clockSlack = time.Hour
 )
 
 var (
@@ -43,6 +35,8 @@ var (
 	ErrDiffers = errors.New("the books differ from what the provider served")
 	// ErrIncomplete says that SQL was off, so that nothing could be compared with it.
 	ErrIncomplete = errors.New("without the ClickHouse library the API's events and SQL could not be compared")
+
+	errInterrupted = errors.New("interrupted before everything was compared")
 )
 
 // Options say what the demo does.
@@ -64,24 +58,28 @@ type demo struct {
 	standin   *standin.Server
 	at        app.Addresses
 	stop      context.CancelFunc // stops weir
-	ended     chan error         // weir's end
+	ended     chan struct{}      // closed when weir has ended
+	weirErr   error              // why it ended, once it has
 	books     books
 	customers []customer
-	whyNoSQL  string
-	keep      bool // leave the directory: it shows what went wrong
 }
 
 // Run runs the demo until it has compared everything (Exit) or ctx ends. Errors: ErrDiffers, with
 // Exit also ErrIncomplete, and what kept it from running.
 func Run(ctx context.Context, o Options) (err error) {
 	d := &demo{Options: o, began: time.Now(), customers: newCustomers()}
-	defer func() { err = errors.Join(err, d.close()) }()
+	if d.dir, err = os.MkdirTemp("", "weir-demo-"); err != nil {
+		return fmt.Errorf("cannot make a directory for the demo: %w", err)
+	}
+	defer func() { err = errors.Join(err, d.close(err)) }()
 	if err := d.start(ctx); err != nil {
-		d.keep = ctx.Err() == nil
 		return err
 	}
 	d.introduce()
 	f, err := d.run(ctx)
+	if ctx.Err() != nil {
+		return errInterrupted
+	}
 	if err != nil {
 		return err
 	}
@@ -96,8 +94,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	select {
 	case <-ctx.Done():
 		d.printf("\nstopping\n")
-	case err := <-d.ended:
-		d.ended <- err
+	case <-d.ended:
 	}
 	return verdict
 }
@@ -109,110 +106,26 @@ func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 // dataDir is weir's; the other files of the run lie beside it.
 func (d *demo) dataDir() string { return d.path("data") }
 
-// start brings the stand-in and weir up.
-func (d *demo) start(ctx context.Context) (err error) {
-	if d.dir, err = os.MkdirTemp("", "weir-demo-"); err != nil {
-		return fmt.Errorf("cannot make a directory for the demo: %w", err)
-	}
-	if d.log, err = os.OpenFile(d.path("weir.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
-		return fmt.Errorf("cannot open the demo's log: %w", err)
-	}
-	log := slog.New(slog.NewJSONHandler(d.log, nil))
-	d.standin, err = standin.New(standin.Options{LogPath: d.path("standin.log"), Latency: standinLatency, TokenInterval: standinInterval,
-		Seed: d.Seed, Key: providerKey, Log: log})
-	if err != nil {
-		return err
-	}
-	upstream, err := d.standin.Listen("127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	cfg, err := d.configure(upstream)
-	if err != nil {
-		return err
-	}
-	weirCtx, stop := context.WithCancel(context.WithoutCancel(ctx)) // weir outlives ctx by its orderly stop
-	d.stop, d.ended = stop, make(chan error, 1)
-	ready := make(chan app.Addresses, 1)
-	go func() {
-		d.ended <- app.New(cfg, config.RoleAll, log).Run(weirCtx, func(a app.Addresses) { ready <- a })
-	}()
-	select {
-	case d.at = <-ready:
-	case err := <-d.ended:
-		d.ended <- nil
-		return fmt.Errorf("cannot start weir (its log is %s): %w", d.log.Name(), err)
-	case <-ctx.Done():
-		return errors.New("interrupted")
-	}
-	return d.open()
-}
-
-// configure writes a configuration as an operator would and reads it back.
-func (d *demo) configure(upstream string) (config.Config, error) {
-	listen := config.Default().Listen
-	text := fmt.Sprintf(`data_dir: %q
-listen: {data: %q, control: %q, clickhouse: %q}
-clickhouse: {library: %q}
-providers:
-  openai: {kind: openai, base_url: "http://%[6]s", api_key: %[7]q, allow_private: true}
-  anthropic: {kind: anthropic, base_url: "http://%[6]s", api_key: %[7]q, allow_private: true}
-rates: [%[8]q]
-reserve: {lease_idle: 2s}
-`, d.dataDir(), free(listen.Data), free(listen.Control), free(listen.ClickHouse), d.Library, upstream, providerKey, d.path("rates.yaml"))
-	for name, content := range map[string]string{"rates.yaml": string(cardText), "weir.yaml": text} {
-		if err := os.WriteFile(d.path(name), []byte(content), 0o600); err != nil {
-			return config.Config{}, fmt.Errorf("cannot write the demo's configuration: %w", err)
-		}
-	}
-	return config.Load(nil, nil, d.path("weir.yaml"))
-}
-
-// free is the address if nobody listens there, else one of any port.
-func free(address string) string {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		host, _, _ := net.SplitHostPort(address) // a default of weir, well formed
-		return net.JoinHostPort(host, "0")
-	}
-	_ = l.Close() // nothing was accepted
-	return address
-}
-
-// open finds the way into the books, and whether there is SQL.
-func (d *demo) open() error {
-	token, err := os.ReadFile(filepath.Join(d.dataDir(), "admin-token"))
-	if err != nil {
-		return fmt.Errorf("cannot read the admin token: %w", err)
-	}
-	d.books = books{control: "http://" + d.at.Control, token: strings.TrimSpace(string(token))}
-	if d.at.ClickHouse == "" {
-		d.whyNoSQL = warehouse.ErrNoLibrary.Error()
-		return nil
-	}
-	d.books.sql = "http://" + d.at.ClickHouse
-	return nil
-}
-
 func (d *demo) introduce() {
 	d.printf("weir demo: a whole weir in this process, and a stand-in for OpenAI and Anthropic behind it.\n\n")
 	lines := [][2]string{{"requests", "http://" + d.at.Data + " (/openai/v1, /anthropic)"}, {"control", d.books.control}, {"SQL", d.books.sql},
 		{"files", d.dir + " (weir.log, weir.yaml, rates.yaml)"},
-		{"prices", "3 x cost; gpt-4o-mini half its cost, for a loss of at most $5 a day; birch its own for claude-sonnet-4-5"}}
+		{"prices", "3 × cost; gpt-4o-mini half its cost, for a loss of at most $5 a day; birch its own for claude-sonnet-4-5"}}
 	for _, line := range lines {
 		if line[1] != "" {
 			d.printf("  %-9s %s\n", line[0], line[1])
 		}
 	}
-	if d.whyNoSQL != "" {
-		d.printf("\nSQL and reports are off: %s.\n", d.whyNoSQL)
+	if d.books.sql == "" {
+		d.printf("\nSQL and reports are off: libchdb.so, the ClickHouse library, is not here; `npm ci` in weir's source fetches it, or " +
+			"WEIR_CLICKHOUSE_LIBRARY names it.\n")
 	}
 	d.printf("\n")
 }
 
 // run funds the customers, sends the requests and collects what all parties say.
 func (d *demo) run(ctx context.Context) (*facts, error) {
-	f := &facts{hasSQL: d.whyNoSQL == ""}
+	f := &facts{hasSQL: d.books.sql != ""}
 	var err error
 	if f.card, err = readCard(); err != nil {
 		return nil, err
@@ -236,7 +149,7 @@ func (d *demo) run(ctx context.Context) (*facts, error) {
 	close(stop)
 	<-stopped
 	if ctx.Err() != nil {
-		return nil, errors.New("interrupted before everything was compared")
+		return nil, ctx.Err()
 	}
 	d.summarize(f.exchanges, took)
 	return f, d.read(ctx, f)
@@ -296,7 +209,8 @@ func (d *demo) readWarehouse(ctx context.Context, f *facts) error {
 		return fmt.Errorf("cannot read the SQL reader's password: %w", err)
 	}
 	d.books.password = strings.TrimSpace(string(password))
-	if f.events, err = d.books.events(ctx, d.began.Truncate(time.Second), time.Now().Add(time.Second)); err != nil {
+	from, to := d.began.Add(-clockSlack), time.Now().Add(clockSlack)
+	if f.events, err = d.books.events(ctx, from, to); err != nil {
 		return err
 	}
 	if err := d.books.api(ctx, "/reports/margin?by=customer", nil, &f.byCustomer); err != nil {
@@ -323,39 +237,18 @@ func (d *demo) tell(f *facts) error {
 	}
 	differences := f.check()
 	if len(differences) > 0 {
-		d.keep = true
 		d.printf("The books do not tie out:\n")
 		printDifferences(d.Out, differences)
 		return fmt.Errorf("%w in %d places", ErrDiffers, len(differences))
 	}
 	e := f.tied.Events
 	if !f.hasSQL {
-		d.printf("Tie-out, incomplete: the provider's log = ledger = wallets, %s events, cost $%s, price $%s; API events and SQL were not compared.\n",
+		d.printf("Tie-out, incomplete: what the provider logged equals ledger and wallets (%s requests, cost $%s, price $%s);\n"+
+			"the API's events and SQL were not compared.\n",
 			thousands(e.Count), e.Cost, e.Price)
 		return ErrIncomplete
 	}
-	d.printf("Tie-out: the provider's own log, priced by itself, = API = SQL = ledger = wallets, to the nano-dollar:\n"+
-		"%s events compared one by one, cost $%s, price $%s, no leakage.\n", thousands(e.Count), e.Cost, e.Price)
+	d.printf("Tie-out: what the provider logged, priced independently, equals API, SQL, ledger and wallets to the nano-dollar:\n"+
+		"%s requests compared one by one, cost $%s, price $%s, no leakage.\n", thousands(e.Count), e.Cost, e.Price)
 	return nil
-}
-
-// close stops everything that was started, in reverse, and removes the directory.
-func (d *demo) close() error {
-	var errs []error
-	if d.stop != nil {
-		d.stop()
-		errs = append(errs, <-d.ended)
-	}
-	if d.standin != nil {
-		errs = append(errs, d.standin.Close())
-	}
-	if d.log != nil {
-		errs = append(errs, d.log.Close())
-	}
-	if d.keep {
-		d.printf("\nkept for a look: %s\n", d.dir)
-	} else if d.dir != "" {
-		errs = append(errs, os.RemoveAll(d.dir))
-	}
-	return errors.Join(errs...)
 }

@@ -35,8 +35,9 @@ type request struct {
 	model    string
 	stream   bool
 	feature  string // a tag
-	status   int    // the error that the provider is to answer; 0 = none
 	body     []byte
+
+	providerError int // the status that the provider is to answer; 0 = it serves
 }
 
 // full names the model with its provider.
@@ -121,7 +122,7 @@ func (t *traffic) start(provider, path, model string) request {
 	features := []string{"assistant", "search", "summaries"}
 	r := request{customer: t.who(), provider: provider, path: path, model: model, feature: features[t.random.IntN(len(features))]}
 	if t.percent(errorPercent) {
-		r.status = providerErrors[t.random.IntN(len(providerErrors))]
+		r.providerError = providerErrors[t.random.IntN(len(providerErrors))]
 	}
 	return r
 }
@@ -135,8 +136,8 @@ func (t *traffic) prompt() (text string, tokens int) {
 
 // marker tells the stand-in what to answer; it reads it in the prompt.
 func (r *request) marker(controls string) string {
-	if r.status != 0 {
-		controls += fmt.Sprintf(" status=%d", r.status)
+	if r.providerError != 0 {
+		controls += fmt.Sprintf(" status=%d", r.providerError)
 	}
 	return "[[standin " + controls + "]]"
 }

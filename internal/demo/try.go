@@ -19,5 +19,5 @@ func (d *demo) tryNext() {
 	}
 	d.printf("# the same from the command line\n"+
 		"%[1]s report margin --by customer,model --data_dir %[2]s\n%[1]s tieout --data_dir %[2]s\n", program, d.dataDir())
-	d.printf("\nServing until Ctrl-C; then %s is removed.\n", d.dir)
+	d.printf("\nServing until Ctrl-C.\n")
 }

@@ -2,6 +2,9 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
+	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,7 +58,7 @@ func (b *bulk) text(n int) string {
 // many rows of the table it hit.
 func (tx *Tx) bulk(ctx context.Context, b *bulk, args []any) (affected int64, err error) {
 	for width := len(b.types); len(args) > 0; {
-		n := min(len(args)/width, tx.db.chunk)
+		n := piece(len(args)/width, tx.db.chunk)
 		hit, err := tx.exec(ctx, b.text(n), args[:n*width]...)
 		if err != nil {
 			return 0, err
@@ -64,6 +67,36 @@ func (tx *Tx) bulk(ctx context.Context, b *bulk, args []any) (affected int64, er
 		args = args[n*width:]
 	}
 	return affected, nil
+}
+
+// piece is how many of n rows the next statement takes: a full chunk, a few
+// rows as they are, or a power of two. So a statement has a dozen texts at
+// most, which stay prepared, and a batch never costs many more statements.
+func piece(n, chunk int) int {
+	const few = 8
+	switch {
+	case n >= chunk:
+		return chunk
+	case n <= few:
+		return n
+	}
+	return 1 << (bits.Len(uint(n)) - 1)
+}
+
+// selectIn runs a query with an IN list, written %s, for pieces of ids.
+func (tx *Tx) selectIn(ctx context.Context, scan func(*sql.Rows) error, text string, ids []string) error {
+	for len(ids) > 0 {
+		n := piece(len(ids), tx.db.chunk)
+		args := make([]any, n)
+		for i, id := range ids[:n] {
+			args[i] = id
+		}
+		if err := tx.each(ctx, scan, fmt.Sprintf(text, placeholders(n)), args...); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
 }
 
 // placeholders is "$1, $2, …, $n".

@@ -22,7 +22,7 @@ func TestConcurrent(t *testing.T) {
 	ledgertest.Each(t, func(t *testing.T, open func() *ledger.DB) {
 		r := &race{T: t, ctx: context.Background(), dbs: []*ledger.DB{open(), open()}}
 		for i := range 4 {
-			fund(t, r.dbs[0], customerName(i), money.Dollar)
+			fund(t, r.dbs[0], customerName(i), 3000) // less than will be used
 		}
 		var writers, others sync.WaitGroup
 		for g := range 2 {

@@ -60,7 +60,7 @@ func (tx *Tx) Credit(ctx context.Context, c Credit) (entryID string, after Walle
 	if err != nil {
 		return "", Wallet{}, fmt.Errorf("cannot add a lot to %s: %w", c.Customer, err)
 	}
-	head := transaction{id: "credit/" + id, kind: KindCredit, reference: c.Reference, reason: c.Reason}
+	head := txnHead{id: "credit/" + id, kind: KindCredit, reference: c.Reference, reason: c.Reason}
 	after, err = tx.book(ctx, w.Wallet, change{credit: c.Amount}, head, contra)
 	return entryID0(head), after, err
 }
@@ -78,19 +78,19 @@ func (tx *Tx) Debit(ctx context.Context, d Debit) (entryID string, after Wallet,
 	if d.Amount > w.Available() {
 		return "", Wallet{}, &InsufficientError{Wallet: w.Wallet, Required: d.Amount}
 	}
-	head := transaction{id: "debit/" + newID(), kind: KindDebit, reason: d.Reason}
-	after, err = tx.book(ctx, w.Wallet, change{overage: d.Amount}, head, accountAdjust)
+	head := txnHead{id: "debit/" + newID(), kind: KindDebit, reason: d.Reason}
+	after, err = tx.book(ctx, w.Wallet, change{overrun: d.Amount}, head, accountAdjust)
 	return entryID0(head), after, err
 }
 
 // book applies one change to a locked wallet and posts it against contra.
-func (tx *Tx) book(ctx context.Context, w Wallet, c change, head transaction, contra string) (Wallet, error) {
+func (tx *Tx) book(ctx context.Context, w Wallet, c change, head txnHead, contra string) (Wallet, error) {
 	m, err := w.pay(c)
 	if err != nil {
 		return Wallet{}, err
 	}
 	lines := m.lines(w.Customer, head.kind, 0)
-	if other := c.covered + c.overage - c.credit; other != 0 {
+	if other := c.covered + c.overrun - c.credit; other != 0 {
 		lines = append(lines, posting{account: contra, kind: head.kind, amount: other})
 	}
 	if len(lines) > 0 {
@@ -98,7 +98,7 @@ func (tx *Tx) book(ctx context.Context, w Wallet, c change, head transaction, co
 			return Wallet{}, err
 		}
 	}
-	if err := tx.writeWallets(ctx, []moved{{w, m}}); err != nil {
+	if err := tx.writeWallets(ctx, []walletEffect{{w, m}}); err != nil {
 		return Wallet{}, err
 	}
 	w.apply(m)

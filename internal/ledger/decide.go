@@ -112,7 +112,7 @@ func (b *Batch) lastEvent() string {
 type outcome struct {
 	settled    Settled
 	leases     []*leaseRow
-	wallets    []moved
+	wallets    []walletEffect
 	lines      []posting
 	spends     map[spendKey]money.Nano
 	dead       []DeadLetter
@@ -140,9 +140,9 @@ type walletChange struct {
 }
 
 // decide settles a batch on paper: which records are new, what each takes from
-// its lease and its wallet, and the postings that follow. It is a pure function of
-// the batch, the leases and wallets it names, and the clock: it keeps
-// no state and does no I/O. It owns the rows in leases and changes them.
+// its lease and its wallet, and the postings that follow. It is a pure function
+// of the batch, the leases and wallets it names, and the clock; the rows in
+// leases become its own and are changed.
 //
 // Records of a lease are taken in the order of their offsets. Facts are never
 // refused: a record that cannot be billed becomes a dead letter whose seq
@@ -246,7 +246,7 @@ func (d *decision) bill(l *leaseRow, r *usage.Record) {
 	c := d.change(r.Customer)
 	c.covered += covered
 	c.freed += covered
-	c.overage += r.Price - covered
+	c.overrun += r.Price - covered
 	if r.Row == usage.RowUsage {
 		c.events++
 	}
@@ -376,7 +376,7 @@ func (d *decision) finishManifest() {
 	m.Appended = m.Count == 0 // nothing to append
 }
 
-// finishWallets decides one move per wallet and the batch's postings: per
+// finishWallets decides one effect per wallet and the batch's postings: per
 // wallet what its customer sees, then revenue for the batch, then what each
 // provider costs.
 func (d *decision) finishWallets() error {
@@ -391,10 +391,10 @@ func (d *decision) finishWallets() error {
 		if err != nil {
 			return err
 		}
-		revenue += c.covered + c.overage
+		revenue += c.covered + c.overrun
 		d.lines = append(d.lines, m.lines(id, KindUsage, c.events)...)
-		if m != (move{}) {
-			d.wallets = append(d.wallets, moved{w.Wallet, m})
+		if m != (effect{}) {
+			d.wallets = append(d.wallets, walletEffect{w.Wallet, m})
 		}
 	}
 	if d.events > 0 {

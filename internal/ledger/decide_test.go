@@ -28,7 +28,7 @@ func TestPay(t *testing.T) {
 		} else {
 			w.Receivable = n()
 		}
-		c := change{credit: n(), overage: n(), freed: min(n(), w.Held)}
+		c := change{credit: n(), overrun: n(), freed: min(n(), w.Held)}
 		c.covered = min(n(), c.freed)
 		m, err := w.pay(c)
 		if err != nil {
@@ -37,7 +37,7 @@ func TestPay(t *testing.T) {
 		after := w
 		after.apply(m)
 		worth := func(w Wallet) money.Nano { return w.Balance() - w.Receivable }
-		if worth(after) != worth(w)+c.credit-c.covered-c.overage {
+		if worth(after) != worth(w)+c.credit-c.covered-c.overrun {
 			t.Fatalf("%+v, %+v: worth %s became %s", w, c, worth(w), worth(after))
 		}
 		if after.Available() < 0 || after.Receivable < 0 || after.Receivable > 0 && after.Available() > 0 || after.Held != w.Held-c.freed {
@@ -59,7 +59,7 @@ func TestPayRefuses(t *testing.T) {
 		c change
 	}{
 		"credit past int64":  {Wallet{Credited: math.MaxInt64}, change{credit: 1}},
-		"debt past int64":    {Wallet{Receivable: math.MaxInt64}, change{overage: 1}},
+		"debt past int64":    {Wallet{Receivable: math.MaxInt64}, change{overrun: 1}},
 		"debited past int64": {Wallet{Credited: math.MaxInt64, Debited: math.MaxInt64 - 1, Held: 1}, change{freed: 1, covered: 1, credit: 1}},
 		"covered, not freed": {Wallet{Credited: 5, Held: 5}, change{covered: 1}},
 	} {
@@ -146,7 +146,7 @@ func TestDecide(t *testing.T) {
 			return
 		}
 		for _, m := range out.wallets {
-			w.apply(m.move)
+			w.apply(m.effect)
 		}
 		got := result{l.State, l.Settled, l.Returned, w.Debited, w.Held, w.Receivable, len(out.settled.Fresh), l.closeDiffers}
 		if got != want {
@@ -228,6 +228,24 @@ func TestBatchCheck(t *testing.T) {
 		if spoil(&b); b.check() == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// TestPiece: pieces cover all rows, and few sizes are ever used.
+func TestPiece(t *testing.T) {
+	sizes := map[int]bool{}
+	for n := range 2000 {
+		for rest := n; rest > 0; {
+			p := piece(rest, 500)
+			if p < 1 || p > rest {
+				t.Fatalf("%d of %d rows", p, rest)
+			}
+			sizes[p] = true
+			rest -= p
+		}
+	}
+	if len(sizes) != 8+5+1 { // 1 to 8; 16, 32, 64, 128, 256; 500
+		t.Errorf("sizes %v", sizes)
 	}
 }
 

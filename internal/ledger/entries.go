@@ -26,7 +26,7 @@ type Entry struct {
 func entryID(txn string, line int64) string { return txn + ":" + strconv.FormatInt(line, 10) }
 
 // entryID0 is the id of the entry that a credit or debit is about: its first line.
-func entryID0(t transaction) string { return entryID(t.id, 0) }
+func entryID0(t txnHead) string { return entryID(t.id, 0) }
 
 // Entries lists a customer's entries; next is "" on the last page. A customer
 // that does not exist has none.

@@ -37,8 +37,8 @@ type posting struct {
 	events                  int64
 }
 
-// transaction is the head of a set of postings.
-type transaction struct{ id, kind, reference, reason string }
+// txnHead is what a set of postings has in common.
+type txnHead struct{ id, kind, reference, reason string }
 
 var (
 	insertTxn      = insertInto("txn", "", "id", "kind", "currency", "reference", "reason", "created_at")
@@ -47,7 +47,7 @@ var (
 
 // post writes a transaction and its lines. It is the only writer of the books,
 // and refuses lines that do not sum to zero: every transaction balances.
-func (tx *Tx) post(ctx context.Context, t transaction, lines []posting) error {
+func (tx *Tx) post(ctx context.Context, t txnHead, lines []posting) error {
 	var sum money.Nano
 	for _, p := range lines {
 		var ok bool
@@ -81,24 +81,24 @@ type change struct {
 	credit  money.Nano // new money
 	covered money.Nano // debit that was held for
 	freed   money.Nano // leaves held: the covered part and what is given back
-	overage money.Nano // debit that nothing was held for
+	overrun money.Nano // debit that nothing was held for
 }
 
-// move is the effect of a change on a wallet's columns, and how much of what
+// effect is what a change does to a wallet's columns, and how much of what
 // was owed before it collects.
-type move struct {
+type effect struct {
 	credited, debited, held, receivable money.Nano
-	uncovered                           money.Nano // part of overage that becomes receivable
+	uncovered                           money.Nano // part of overrun that becomes receivable
 	collected                           money.Nano // part of the old receivable that is paid
 }
 
 // errOverflow refuses what no longer fits 9.2 billion dollars.
 var errOverflow = errors.New("the wallet would leave the range of amounts")
 
-// pay decides a change: what the wallet then has available pays the overage
+// pay decides a change: what the wallet then has available pays the overrun
 // first, then what was owed before. So afterwards something is owed only if
 // nothing is available, whichever way the money came.
-func (w Wallet) pay(c change) (move, error) {
+func (w Wallet) pay(c change) (effect, error) {
 	var bad bool
 	add := func(a, b money.Nano) money.Nano {
 		s, ok := a.Add(b)
@@ -106,33 +106,33 @@ func (w Wallet) pay(c change) (move, error) {
 		return s
 	}
 	available := add(add(w.Credited-w.Debited-w.Held, c.credit), c.freed-c.covered)
-	owed := add(w.Receivable, c.overage)
+	owed := add(w.Receivable, c.overrun)
 	paid := min(available, owed)
-	m := move{credited: c.credit, debited: add(c.covered, paid), held: -c.freed, receivable: c.overage - paid}
-	covered := min(paid, c.overage)
-	m.uncovered, m.collected = c.overage-covered, paid-covered
+	m := effect{credited: c.credit, debited: add(c.covered, paid), held: -c.freed, receivable: c.overrun - paid}
+	covered := min(paid, c.overrun)
+	m.uncovered, m.collected = c.overrun-covered, paid-covered
 	add(w.Credited, m.credited)
 	add(w.Debited, m.debited)
 	switch {
 	case bad:
-		return move{}, fmt.Errorf("%s: %w", w.Customer, errOverflow)
+		return effect{}, fmt.Errorf("%s: %w", w.Customer, errOverflow)
 	case available < 0:
-		return move{}, fmt.Errorf("BUG: wallet %s would have %s available", w.Customer, available)
+		return effect{}, fmt.Errorf("BUG: wallet %s would have %s available", w.Customer, available)
 	}
 	return m, nil
 }
 
-func (w *Wallet) apply(m move) {
+func (w *Wallet) apply(m effect) {
 	w.Credited += m.credited
 	w.Debited += m.debited
 	w.Held += m.held
 	w.Receivable += m.receivable
 }
 
-// lines are the postings of a move on the customer's own accounts: what he
+// lines are the postings of an effect on the customer's own accounts: what he
 // used (minus what nobody paid), and what of his debt was collected. The other
-// side is the caller's: it owes covered + overage − credit.
-func (m move) lines(customer, kind string, events int64) []posting {
+// side is the caller's: it owes covered + overrun − credit.
+func (m effect) lines(customer, kind string, events int64) []posting {
 	var out []posting
 	wallet, receivable := accountWallet+customer, accountReceivable+customer
 	if used := m.credited - (m.debited - m.collected); used != 0 || events > 0 {
@@ -155,18 +155,18 @@ var updateWallets = &bulk{
 	types: []string{"TEXT", "BIGINT", "BIGINT", "BIGINT", "BIGINT"},
 }
 
-// moved is a wallet with its decided move.
-type moved struct {
+// walletEffect is a wallet with what was decided for it.
+type walletEffect struct {
 	wallet Wallet
-	move   move
+	effect effect
 }
 
-// writeWallets adds each move to its wallet. The table's CHECKs are the last
+// writeWallets adds each effect to its wallet. The table's CHECKs are the last
 // word on it.
-func (tx *Tx) writeWallets(ctx context.Context, changes []moved) error {
+func (tx *Tx) writeWallets(ctx context.Context, changes []walletEffect) error {
 	args := make([]any, 0, len(changes)*len(updateWallets.types))
 	for _, c := range changes {
-		args = append(args, c.wallet.Customer, int64(c.move.credited), int64(c.move.debited), int64(c.move.held), int64(c.move.receivable))
+		args = append(args, c.wallet.Customer, int64(c.effect.credited), int64(c.effect.debited), int64(c.effect.held), int64(c.effect.receivable))
 	}
 	hit, err := tx.bulk(ctx, updateWallets, args)
 	if err != nil {

@@ -61,7 +61,7 @@ func (db *DB) reclaimOne(ctx context.Context, id string, before int64) (l Lease,
 		if err != nil {
 			return err
 		}
-		head := transaction{id: "reclaim/" + id, kind: KindReceivable, reference: id}
+		head := txnHead{id: "reclaim/" + id, kind: KindReceivable, reference: id}
 		_, err = tx.book(ctx, w.Wallet, change{freed: rest}, head, "")
 		return err
 	})

@@ -112,7 +112,7 @@ func (tx *Tx) settle(ctx context.Context, b *Batch) (outcome, error) {
 		return outcome{}, err
 	}
 	if len(out.lines) > 0 {
-		head := transaction{id: b.id(), kind: KindUsage, reference: b.id()}
+		head := txnHead{id: b.id(), kind: KindUsage, reference: b.id()}
 		if err := tx.post(ctx, head, out.lines); err != nil {
 			return outcome{}, err
 		}
@@ -138,15 +138,13 @@ func (tx *Tx) lockLeases(ctx context.Context, b *Batch) (map[string]*leaseRow, e
 		}
 	}
 	leases := make(map[string]*leaseRow, len(names))
-	for ids := range slices.Chunk(slices.Sorted(maps.Keys(names)), tx.db.chunk) {
-		err := tx.each(ctx, func(r *sql.Rows) error {
-			l, err := scanLease(r)
-			leases[l.ID] = &l
-			return err
-		}, leaseColumns+"WHERE id IN ("+placeholders(len(ids))+") ORDER BY id"+tx.db.lock, anys(ids)...)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read leases: %w", err)
-		}
+	err := tx.selectIn(ctx, func(r *sql.Rows) error {
+		l, err := scanLease(r)
+		leases[l.ID] = &l
+		return err
+	}, leaseColumns+"WHERE id IN (%s) ORDER BY id"+tx.db.lock, slices.Sorted(maps.Keys(names)))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read leases: %w", err)
 	}
 	for _, l := range leases {
 		if l.nGaps == 0 {
@@ -175,25 +173,15 @@ func (tx *Tx) lockWallets(ctx context.Context, b *Batch, leases map[string]*leas
 		names[s.Rec.Customer] = true
 	}
 	wallets := make(map[string]walletRow, len(names))
-	for ids := range slices.Chunk(slices.Sorted(maps.Keys(names)), tx.db.chunk) {
-		err := tx.each(ctx, func(r *sql.Rows) error {
-			w, err := scanWallet(r)
-			wallets[w.Customer] = w
-			return err
-		}, walletColumns+"WHERE customer IN ("+placeholders(len(ids))+") ORDER BY customer"+tx.db.lock, anys(ids)...)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read wallets: %w", err)
-		}
+	err := tx.selectIn(ctx, func(r *sql.Rows) error {
+		w, err := scanWallet(r)
+		wallets[w.Customer] = w
+		return err
+	}, walletColumns+"WHERE customer IN (%s) ORDER BY customer"+tx.db.lock, slices.Sorted(maps.Keys(names)))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read wallets: %w", err)
 	}
 	return wallets, nil
-}
-
-func anys(ids []string) []any {
-	out := make([]any, len(ids))
-	for i, id := range ids {
-		out[i] = id
-	}
-	return out
 }
 
 var (

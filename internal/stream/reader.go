@@ -93,7 +93,7 @@ func (l *Log) NewReader(cfg ReaderConfig) (*Reader, error) {
 		kgo.HeartbeatInterval(heartbeatInterval),
 		kgo.DisableAutoCommit(),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()), // outside the log is an error
 		kgo.AdjustFetchOffsetsFn(r.adjust),
 		kgo.OnPartitionsRevoked(revoked),
 		kgo.OnPartitionsLost(revoked),
@@ -120,22 +120,10 @@ func (r *Reader) adjust(ctx context.Context, committed map[string]map[int32]kgo.
 	if err != nil {
 		return nil, fmt.Errorf("cannot tell where to begin: %w", err)
 	}
-	starts, err := r.log.StartOffsets(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ends, err := r.log.EndOffsets(ctx)
-	if err != nil {
-		return nil, err
-	}
 	for _, part := range parts {
 		offset, ok := from[part]
 		if !ok {
 			return nil, fmt.Errorf("cannot tell where to begin: no offset for partition %d", part)
-		}
-		if offset < starts[part] || offset > ends[part] {
-			return nil, fmt.Errorf("%w: partition %d holds %d to %d, reading was to begin at %d",
-				ErrOffsetGone, part, starts[part], ends[part], offset)
 		}
 		committed[r.log.cfg.Topic][part] = kgo.NewOffset().At(offset).WithEpoch(-1)
 	}
@@ -185,8 +173,6 @@ func (r *Reader) sortErrors(fetches kgo.Fetches) (passing error) {
 		var loss *kgo.ErrDataLoss
 		switch {
 		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		case errors.Is(err, ErrOffsetGone):
-			r.pending = err
 		case errors.As(err, &loss), errors.Is(err, kerr.OffsetOutOfRange):
 			r.pending = fmt.Errorf("%w: partition %d: %w", ErrOffsetGone, part, err)
 		case errors.Is(err, kgo.ErrClientClosed):

@@ -47,10 +47,12 @@ func (m *releaseModel) append() {
 	case 0:
 		*r = *intent(fmt.Sprint("request-", m.seq))
 		m.open[r.RequestID] = len(m.records)
-	case 1, 2:
+	case 1:
 		for request := range m.open {
-			r.RequestID = request
-			delete(m.open, request)
+			if len(m.open) > 3 { // so some stay open for long
+				r.RequestID = request
+				delete(m.open, request)
+			}
 			break
 		}
 	}

@@ -160,7 +160,7 @@ func (s *Spool) refuse(r *usage.Record) error {
 	if len(payload) > maxRecordBytes {
 		return fmt.Errorf("a record of %d bytes is above the limit of %d", len(payload), maxRecordBytes)
 	}
-	if _, err := usage.ParseRecord(payload); err != nil {
+	if err := r.Check(); err != nil {
 		return err
 	}
 	if r.Kind == usage.KindIntent && s.intents[r.RequestID] != nil {

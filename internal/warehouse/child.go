@@ -31,8 +31,8 @@ const (
 	maxComplaint = 4 << 10
 )
 
-// canConfine asks the kernel; a test of a kernel that cannot replaces it.
-var canConfine = engine.CanConfine
+// canConfine asks the kernel; the test of a kernel that cannot replaces it.
+var canConfine = func() bool { return engine.LandlockABI() >= 1 }
 
 // child keeps the embedded engine's process running.
 type child struct {

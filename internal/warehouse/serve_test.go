@@ -137,7 +137,7 @@ func readersAskThroughClickHouseGo(t *testing.T, d *DB, r *reader) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), patience) // also sent as max_execution_time
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) // sent as max_execution_time, 5 s more
 	defer cancel()
 	var n uint64
 	if err := conn.QueryRow(ctx, "SELECT count() FROM usage_events WHERE provider = {p:String}", clickhouse.Named("p", "openai")).Scan(&n); err != nil || n != 100 {

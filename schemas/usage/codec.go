@@ -160,29 +160,32 @@ func ParseRecord(b []byte) (Record, error) {
 	if version != Version {
 		return Record{}, fmt.Errorf("%w: version %d, this program reads version %d", ErrMalformed, version, Version)
 	}
-	if err := r.check(); err != nil {
-		return Record{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	return r, nil
+	return r, r.Check()
 }
 
-// check refuses what no writer writes, so that later stages need not.
-func (r *Record) check() error {
+// Check refuses what no writer may write and no reader could use, so that
+// later stages need not. The error wraps ErrMalformed.
+func (r *Record) Check() error {
+	wrong := ""
 	switch {
 	case r.Kind < KindIntent || r.Kind > KindClose:
-		return fmt.Errorf("kind %d", r.Kind)
+		wrong = "kind " + r.Kind.String()
 	case r.LeaseID == "" || r.Customer == "":
-		return errors.New("no lease or no customer")
+		wrong = "no lease or no customer"
 	case (r.Seq == 0) != (r.Kind == KindIntent):
-		return fmt.Errorf("a %s with seq %d", r.Kind, r.Seq)
+		wrong = "a seq where none belongs, or none where one does"
+	case r.Seq > math.MaxInt64:
+		wrong = "seq out of range"
 	case r.Cost < 0 || r.Price < 0 || r.Reserved < 0 || r.Returned < 0 || r.CostSum < 0 || r.PriceSum < 0:
-		return errors.New("a negative amount")
+		wrong = "a negative amount"
 	case r.Kind.IsEvent() && (r.Row < RowUsage || r.Row > RowRerate):
-		return fmt.Errorf("a row of kind %d", r.Row)
+		wrong = "row " + r.Row.String()
 	case r.Kind.IsEvent() && r.Row != RowUsage && (r.Cost != 0 || r.Price != 0):
-		return fmt.Errorf("a %s row with an amount", r.Row)
+		wrong = "an amount on a row of kind " + r.Row.String()
+	default:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%w: %s", ErrMalformed, wrong)
 }
 
 func (r *Record) setUint(num protowire.Number, v uint64) error {
@@ -191,9 +194,6 @@ func (r *Record) setUint(num protowire.Number, v uint64) error {
 		return setByte(&r.Kind, v)
 	case fieldSeq:
 		r.Seq = v
-		if v > math.MaxInt64 {
-			return errors.New("seq out of range")
-		}
 	case fieldTimeMs:
 		r.TimeMs = int64(v)
 	case fieldRow:

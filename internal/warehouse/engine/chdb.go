@@ -32,7 +32,6 @@ type library struct {
 	insertError   func(stream uintptr) string
 	insertAppend  func(stream uintptr, data unsafe.Pointer, length uintptr) int32
 	insertDone    func(stream uintptr) uintptr
-	insertCancel  func(stream uintptr)
 	destroyInsert func(stream uintptr)
 }
 
@@ -64,7 +63,6 @@ func load(path string) (*library, error) {
 		"chdb_stream_insert_error":         &lib.insertError,
 		"chdb_stream_append":               &lib.insertAppend,
 		"chdb_stream_done":                 &lib.insertDone,
-		"chdb_stream_cancel_insert":        &lib.insertCancel,
 		"chdb_destroy_insert_stream":       &lib.destroyInsert,
 	} {
 		address, err := purego.Dlsym(handle, symbol)
@@ -73,7 +71,7 @@ func load(path string) (*library, error) {
 		}
 		purego.RegisterFunc(fn, address)
 	}
-
+	lib.setSignalHandlers(0)
 	return lib, nil
 }
 
@@ -231,8 +229,7 @@ func (s *session) insert(sql, format string, feed func(write func([]byte) error)
 		return nil
 	})
 	if err != nil {
-		s.lib.insertCancel(stream)
-		return err
+		return err // destroying a stream that is not done cancels it
 	}
 	_, err = s.take(s.lib.insertDone(stream))
 	return err

@@ -78,10 +78,9 @@ func allowances(o Options) []allowance {
 	}
 }
 
-// CanConfine tells whether this kernel offers Landlock.
-func CanConfine() bool { return landlockABI() >= 1 }
-
-func landlockABI() int {
+// LandlockABI is the version of Landlock that this kernel offers, 0 for none.
+// From 1 on the engine can be confined, from 4 on also kept off the network.
+func LandlockABI() int {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
 		return 0
@@ -94,7 +93,7 @@ func landlockABI() int {
 // be restricted, so the caller must exit.
 func confineAndExec(o Options, args []string) error {
 	runtime.LockOSThread()
-	ruleset, err := newRuleset(o, landlockABI())
+	ruleset, err := newRuleset(o, LandlockABI())
 	if err != nil {
 		return fmt.Errorf("cannot confine the ClickHouse process: %w", err)
 	}

@@ -168,7 +168,7 @@ func feed(data io.Reader, write func([]byte) error) error {
 		}
 		switch {
 		case err == nil:
-		case errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+		case errors.Is(err, io.EOF):
 			return nil
 		default:
 			return fmt.Errorf("cannot read the rows: %w", err)

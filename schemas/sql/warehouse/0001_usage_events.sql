@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS usage_events
     gateway               LowCardinality(String),
     lease_id              String,
     seq                   UInt64,
-    batch_id              LowCardinality(String)
+    batch_id              String
 )
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(event_time)

@@ -14,7 +14,7 @@ FROM
         sum(d.cost)     AS cost,
         sum(d.price)    AS price,
         sum(d.margin)   AS margin
-    FROM usage_daily AS d
+    FROM usage_hourly AS d
     GROUP BY customer
 );
 
@@ -30,7 +30,7 @@ FROM
         sum(d.cost)     AS cost,
         sum(d.price)    AS price,
         sum(d.margin)   AS margin
-    FROM usage_daily AS d
+    FROM usage_hourly AS d
     GROUP BY provider, model
 );
 
@@ -46,7 +46,7 @@ FROM
         sum(d.cost)     AS cost,
         sum(d.price)    AS price,
         sum(d.margin)   AS margin
-    FROM usage_daily AS d
+    FROM usage_hourly AS d
     GROUP BY customer, provider, model
 );
 

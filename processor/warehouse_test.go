@@ -1,0 +1,96 @@
+package processor
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"weir/internal/ledger"
+	"weir/internal/warehouse"
+	"weir/schemas/money"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == warehouse.ChildVerb {
+		os.Exit(warehouse.RunChild(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+// openWarehouse opens the embedded engine, or skips the test; where the
+// environment says that its library must be there, its absence is a failure.
+func openWarehouse(t *testing.T) *warehouse.DB {
+	t.Helper()
+	t.Chdir("..") // where npm puts the library
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	db, err := warehouse.Open(ctx, warehouse.Config{Library: os.Getenv("WEIR_CLICKHOUSE_LIBRARY"), DataDir: t.TempDir(), Log: quiet()})
+	if errors.Is(err, warehouse.ErrNoLibrary) && !strings.Contains(os.Getenv("WEIR_REQUIRE"), "chdb") {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// TestWarehouse: the real engine holds of every batch what its manifest says,
+// by count, sums and hash, also of those that were appended twice: by a
+// processor that could not say so before it died, and by the next one.
+func TestWarehouse(t *testing.T) {
+	real := openWarehouse(t)
+	w := newWorld(t, sqlite(t))
+	w.customer("acme", 100*money.Dollar)
+	l := w.lease("acme", money.Dollar)
+	w.produce()
+	first := w.processor()
+	first.appender.o.Warehouse = real
+	ctx, cancel := context.WithCancel(w.ctx)
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = first.Run(ctx) }()
+	for range 3 {
+		w.use(l, 500)
+		w.appended()
+	}
+	w.closeLease(l)
+	w.appended()
+	cancel()
+	<-ended
+
+	w.forgetAppends()
+	second := w.processor()
+	second.appender.o.Warehouse = real
+	go func() { _ = second.Run(w.ctx) }()
+	w.appended()
+	if metric(second.Metrics.Appended) == 0 {
+		t.Fatal("nothing was appended again")
+	}
+	manifests, err := w.db.ManifestSums(w.ctx)
+	w.must(err)
+	rows, err := real.BatchSums(w.ctx)
+	w.must(err)
+	if len(manifests) != len(rows) || len(rows) < 3 {
+		t.Fatalf("%d manifests, %d batches of rows", len(manifests), len(rows))
+	}
+	for i, m := range manifests {
+		if r := rows[i]; r.BatchID != m.ID || int64(r.Count) != m.Count || r.Cost != m.Cost || r.Price != m.Price || r.Hash != ledger.HashText(m.Hash) {
+			t.Errorf("manifest %+v, rows %+v", m, r)
+		}
+	}
+}
+
+// forgetAppends makes the SQLite ledger one whose processor died before it
+// could mark anything as appended.
+func (w *world) forgetAppends() {
+	w.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(w.config.Dir, ledger.FileName))
+	w.must(err)
+	defer db.Close()
+	_, err = db.Exec("UPDATE manifest SET appended = FALSE WHERE events > 0")
+	w.must(err)
+}
