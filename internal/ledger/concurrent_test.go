@@ -43,6 +43,57 @@ func TestConcurrent(t *testing.T) {
 	})
 }
 
+// TestWalletLock: a settlement decides on the wallet as the transaction before
+// it leaves it, not as it was when both began. Here both would pay the same
+// debt.
+func TestWalletLock(t *testing.T) {
+	ledgertest.Each(t, func(t *testing.T, open func() *ledger.DB) {
+		db, ctx := open(), context.Background()
+		fund(t, db, "acme", 100)
+		_, err := db.StartSession(ctx, ledger.Session{ID: "s", Gateway: "g", TTL: time.Hour})
+		if err == nil {
+			_, _, err = db.Grant(ctx, ledger.GrantRequest{LeaseID: "held", Customer: "acme", Session: "s", Gateway: "g", GrantNo: 1, Need: 100})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := db.AcquirePartition(ctx, "t", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		settle := func(offset int64, r usage.Record) error {
+			r.Seq, r.Customer = 1, "acme"
+			_, err := db.Settle(ctx, ledger.Batch{Topic: "t", Epoch: c.Epoch, From: offset, To: offset + 1, Records: []ledger.Settling{{Offset: offset, Rec: &r}}})
+			return err
+		}
+		if err := settle(0, usage.Record{Kind: usage.KindUsage, Row: usage.RowUsage, LeaseID: "unknown", Price: 30}); err != nil {
+			t.Fatal(err) // owed, since the lease holds everything
+		}
+		settled := make(chan error, 1)
+		err = db.Tx(ctx, func(tx *ledger.Tx) error {
+			if _, _, err := tx.Credit(ctx, ledger.Credit{Customer: "acme", Amount: 20}); err != nil {
+				return err
+			}
+			go func() { settled <- settle(1, usage.Record{Kind: usage.KindReturn, LeaseID: "held", Returned: 50}) }()
+			for waiting := int64(0); waiting == 0 && db.Engine() == ledger.PostgreSQL; { // until it waits for this transaction
+				var err error
+				if waiting, err = tx.Count(ctx, `SELECT COUNT(*) FROM pg_stat_activity
+					WHERE wait_event_type = 'Lock' AND datname = current_database()`); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err := errors.Join(err, <-settled); err != nil {
+			t.Fatal(err)
+		}
+		w, err := db.Wallet(ctx, "acme")
+		if err != nil || w.Credited != 120 || w.Debited != 30 || w.Held != 50 || w.Receivable != 0 {
+			t.Errorf("%+v, %v", w, err)
+		}
+	})
+}
+
 type race struct {
 	*testing.T
 	ctx     context.Context
