@@ -173,17 +173,17 @@ func check(r *usage.Record) error {
 }
 
 func (d *DB) send(ctx context.Context, b *batch) error {
-	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{
+	types, err := d.columnTypes(ctx)
+	if err != nil {
+		return err
+	}
+	ctx = clickhouse.Context(ctx, clickhouse.WithColumnNamesAndTypes(types), clickhouse.WithSettings(clickhouse.Settings{
 		"async_insert":               0,
 		"insert_deduplication_token": b.id,
 		// The views' targets drop what the table drops; older servers need telling.
 		"deduplicate_blocks_in_dependent_materialized_views": 1,
 	}))
-	names := make([]string, len(columns))
-	for i, c := range columns {
-		names[i] = c.name
-	}
-	block, err := d.conn.PrepareBatch(ctx, "INSERT INTO usage_events ("+strings.Join(names, ", ")+")")
+	block, err := d.conn.PrepareBatch(ctx, "INSERT INTO usage_events ("+columnList+")")
 	if err != nil {
 		return err
 	}
@@ -194,4 +194,47 @@ func (d *DB) send(ctx context.Context, b *batch) error {
 		}
 	}
 	return block.Send()
+}
+
+// columnList names the columns of an insert, in order.
+var columnList = func() string {
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = c.name
+	}
+	return strings.Join(names, ", ")
+}()
+
+// columnTypes reads the table's column types once: the client would ask for
+// them before every insert. Only a migration changes them, at a start.
+func (d *DB) columnTypes(ctx context.Context) ([]clickhouse.ColumnNameAndType, error) {
+	if known := d.types.Load(); known != nil {
+		return *known, nil
+	}
+	rows, err := d.conn.Query(ctx, "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = 'usage_events'")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	byName := make(map[string]string, len(columns))
+	for rows.Next() {
+		var name, kind string
+		if err := rows.Scan(&name, &kind); err != nil {
+			return nil, err
+		}
+		byName[name] = kind
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	types := make([]clickhouse.ColumnNameAndType, len(columns))
+	for i, c := range columns {
+		kind, ok := byName[c.name]
+		if !ok {
+			return nil, fmt.Errorf("usage_events has no column %s", c.name)
+		}
+		types[i] = clickhouse.ColumnNameAndType{Name: c.name, Type: kind}
+	}
+	d.types.Store(&types)
+	return types, nil
 }

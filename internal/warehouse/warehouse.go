@@ -70,8 +70,9 @@ type DB struct {
 	name  string              // the database
 	child *child              // nil with a server
 
-	up      atomic.Bool   // migrated, and the child (if any) answers
-	ready   chan struct{} // closed when it was up for the first time
+	up      atomic.Bool                                    // migrated, and the child (if any) answers
+	types   atomic.Pointer[[]clickhouse.ColumnNameAndType] // of usage_events, once read
+	ready   chan struct{}                                  // closed when it was up for the first time
 	lastErr atomic.Pointer[error]
 	cancel  context.CancelFunc
 	running sync.WaitGroup
