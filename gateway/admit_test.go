@@ -174,11 +174,11 @@ func TestUnreadableRequests(t *testing.T) {
 		status int
 		code   string
 	}{
-		head + "X-Long: " + strings.Repeat("x", 17<<10) + "\r\n\r\n":                                               {431, "headers_too_large"},
-		head + "Content-Length: 33554433\r\n\r\n{":                                                                 {413, "body_too_large"},
-		"NONSENSE\r\n\r\n":                                                                                         {400, "invalid_request"},
-		head + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}":                                                  {400, "invalid_request"},
-		head + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n":                       {400, "invalid_request"},
+		head + "X-Long: " + strings.Repeat("x", 17<<10) + "\r\n\r\n": {431, "headers_too_large"},
+		head + "Content-Length: 33554433\r\n\r\n{":                   {413, "body_too_large"},
+		"NONSENSE\r\n\r\n": {400, "invalid_request"},
+		head + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}":                                                   {400, "invalid_request"},
+		head + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n":                        {400, "invalid_request"},
 		head + "Transfer-Encoding: chunked\r\ncontent-length: 3\r\n\r\n2\r\n{}\r\n0\r\n\r\nPOST / HTTP/1.1\r\n\r\n": {400, "invalid_request"},
 	} {
 		a := r.raw(request, "POST")

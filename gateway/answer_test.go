@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -155,6 +156,8 @@ func TestBillsOnceDurable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			disk := make(chan struct{})
+			release := sync.OnceFunc(func() { close(disk) })
+			t.Cleanup(release)
 			wait := func() error { <-disk; return nil }
 			r.syncing.Store(&wait)
 			c := r.dial(chatPath, r.key, chatBody("in=20 out=10 chunks=5", `"max_tokens":50`+more))
@@ -167,7 +170,7 @@ func TestBillsOnceDurable(t *testing.T) {
 			if rest, err := c.ReadString(0); err == nil || strings.Contains(rest, "[DONE]") || more == "" && rest != "" {
 				t.Errorf("before the disk has the record: %q, %v", before+rest, err)
 			}
-			close(disk)
+			release()
 			must(t, c.SetReadDeadline(time.Now().Add(waitMax)))
 			if more == "" {
 				c.until(t, "X-Weir-Price: 0.000027")

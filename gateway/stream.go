@@ -45,7 +45,9 @@ type streamBody struct {
 	in       []byte
 	out      []byte // may be forwarded; out[sent:] has not been
 	sent     int
-	err      error // how the body ends; set once the record is written
+	done     bool  // the terminator has come, or the body has ended
+	broken   error // by this error
+	err      error // how the body ends here; set once the record is written
 }
 
 // Read gives what may be forwarded now. It blocks on the upstream.
@@ -56,8 +58,10 @@ func (s *streamBody) Read(p []byte) (n int, err error) {
 			return 0, s.err
 		}
 		s.out, s.sent = s.out[:0], 0
-		if done, broken := s.pull(); done {
-			s.finish(broken)
+		if s.done { // the client has all that came before the terminator: that need not wait for the disk
+			s.finish()
+		} else {
+			s.pull()
 		}
 	}
 	n = copy(p, s.out[s.sent:])
@@ -65,9 +69,8 @@ func (s *streamBody) Read(p []byte) (n int, err error) {
 	return n, s.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 }
 
-// pull reads once from the upstream. done: the terminator came, or the body
-// ended; broken: it ended by an error.
-func (s *streamBody) pull() (done bool, broken error) {
+// pull reads once from the upstream.
+func (s *streamBody) pull() {
 	n, err := s.upstream.Read(s.in)
 	if n > 0 {
 		if s.c.rec.TTFTMs == 0 {
@@ -75,18 +78,15 @@ func (s *streamBody) pull() (done bool, broken error) {
 		}
 		s.out = s.filter.Feed(s.out, s.in[:n])
 	}
-	switch {
-	case s.filter.Ended() || err == io.EOF:
-		return true, nil
-	case err != nil:
-		return true, err
+	s.done = err != nil || s.filter.Ended()
+	if !s.filter.Ended() && err != io.EOF {
+		s.broken = err
 	}
-	return false, nil
 }
 
 // finish bills and records the stream; when the record is durable the
 // terminator may follow.
-func (s *streamBody) finish(broken error) {
+func (s *streamBody) finish() {
 	c := s.c
 	aborted := c.aborted() // before the call is ended here
 	c.end()
@@ -94,7 +94,7 @@ func (s *streamBody) finish(broken error) {
 	s.filter.Close()
 	a := s.filter.Answer()
 	s.err = io.EOF
-	if broken != nil {
+	if s.broken != nil {
 		s.err = io.ErrUnexpectedEOF // the client sees the break as the upstream made it
 	}
 	if !a.HasUsage && !a.HasOutput && !aborted {
@@ -133,13 +133,11 @@ func (s *streamBody) Close() error {
 	go func() {
 		var err error
 		defer s.contain(&err)
-		for {
+		for !s.done {
 			s.out = s.out[:0]
-			if done, broken := s.pull(); done {
-				s.finish(broken)
-				return
-			}
+			s.pull()
 		}
+		s.finish()
 	}()
 	return nil
 }

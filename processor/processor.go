@@ -52,6 +52,7 @@ type Processor struct {
 	Options
 	reader   *stream.Reader
 	appender *appender
+	window   time.Duration          // batchWindow, but in tests
 	missing  map[cardName]time.Time // cards that events name and nobody published, since when
 
 	mu   sync.Mutex // guards the map, which the reader's callbacks change
@@ -60,7 +61,7 @@ type Processor struct {
 
 // New makes a processor.
 func New(o Options) *Processor {
-	return &Processor{Options: o, appender: newAppender(o), missing: map[cardName]time.Time{}, owns: map[int32]*partition{}}
+	return &Processor{Options: o, appender: newAppender(o), window: batchWindow, missing: map[cardName]time.Time{}, owns: map[int32]*partition{}}
 }
 
 // Run settles until ctx ends. Whatever fails is tried again: the books only
@@ -139,7 +140,7 @@ func (p *Processor) poll(ctx context.Context) ([]run, error) {
 	if err != nil {
 		return nil, err
 	}
-	window, cancel := context.WithTimeout(ctx, batchWindow)
+	window, cancel := context.WithTimeout(ctx, p.window)
 	defer cancel()
 	for window.Err() == nil && count(got) < ledger.MaxBatch {
 		more, err := p.reader.Poll(window, ledger.MaxBatch-count(got))

@@ -96,7 +96,7 @@ func (h *history) next() {
 				h.settled()
 			}
 		}},
-		{"a pause", 10, func() { time.Sleep(time.Duration(h.rng.Int64N(int64(batchWindow)))) }},
+		{"a pause", 10, func() { time.Sleep(time.Duration(h.rng.Int64N(int64(3 * testWindow)))) }},
 	}
 	total := 0
 	for _, v := range verbs {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cespare/xxhash/v2"
+
 	"weir/internal/ledger"
 	"weir/internal/stream"
 	"weir/schemas/money"
@@ -82,6 +84,51 @@ func TestWarehouseAway(t *testing.T) {
 	w.appended()
 	w.until("nothing waits", func() bool { return p.Waiting() == 0 })
 	w.tieOut()
+}
+
+// TestPoison: a batch that the warehouse does not take keeps no other one back,
+// and not their marks either.
+func TestPoison(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqlite(t))
+	w.customer("acme", 100*money.Dollar)
+	l := w.lease("acme", money.Dollar)
+	w.shelf.down.Store(true)
+	w.produce()
+	p, _ := w.process()
+	w.use(l, 5)
+	w.settled()
+	w.shelf.refuse.Store(p.appender.head().manifest.ID)
+	w.shelf.down.Store(false)
+	for range 2 {
+		w.use(l, 5)
+		w.settled()
+	}
+	w.until("the others are appended", func() bool { return w.shelf.count() >= 2 && w.pending().Unappended == 1 && p.Waiting() == 1 })
+	w.shelf.refuse.Store("")
+	w.closeLease(l)
+	w.appended()
+	w.tieOut()
+}
+
+// TestVerify: rows that are not the manifest's are never sent.
+func TestVerify(t *testing.T) {
+	recs := []usage.Record{{LeaseID: "a", Seq: 1, Cost: 3, Price: 4}, {LeaseID: "a", Seq: 2, Cost: 5, Price: 6}}
+	m := ledger.Manifest{Count: 2, Cost: 8, Price: 10, Hash: xxhash.Sum64String("a:1:3:4") + xxhash.Sum64String("a:2:5:6")}
+	if err := verify(m, recs); err != nil {
+		t.Error(err)
+	}
+	for name, rows := range map[string][]usage.Record{
+		"one is missing":   recs[:1],
+		"one is twice":     {recs[0], recs[0]},
+		"amounts swapped":  {{LeaseID: "a", Seq: 1, Cost: 5, Price: 6}, {LeaseID: "a", Seq: 2, Cost: 3, Price: 4}},
+		"of another lease": {{LeaseID: "b", Seq: 1, Cost: 3, Price: 4}, recs[1]},
+		"cost and price":   {{LeaseID: "a", Seq: 1, Cost: 4, Price: 3}, recs[1]},
+	} {
+		if verify(m, rows) == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
 }
 
 // TestRowsInMemory: beyond the bound only manifests wait; their rows are read
@@ -291,7 +338,18 @@ func TestOrphan(t *testing.T) {
 		t.Error("an event of another partition completed the batch")
 	}
 	got := offer("a", 5, 2, 50)
+	if waits := offer("a", 5, 2, 51); waits != nil {
+		t.Errorf("completed twice: %+v", waits)
+	}
 	if got == nil || got.from != 50 || got.to != 97 || len(all.byBatch) != 0 || len(all.byLease) != 0 {
 		t.Errorf("%+v, left %+v", got, all)
+	}
+	all.add(m, stretch{0, 7})
+	all.release([]int32{1})
+	if len(all.byBatch) != 1 || all.searches[2] != (stretch{0, 7}) {
+		t.Errorf("another partition left: %+v", all)
+	}
+	if all.release([]int32{2}); len(all.byBatch)+len(all.byLease)+len(all.searches) != 0 {
+		t.Errorf("the partition left: %+v", all)
 	}
 }

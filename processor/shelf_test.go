@@ -17,8 +17,9 @@ import (
 // it takes the rows of a token once, and unlike it, it says so if the same token
 // ever comes with other rows.
 type shelf struct {
-	t    *testing.T
-	down atomic.Bool
+	t      *testing.T
+	down   atomic.Bool
+	refuse atomic.Value // id of the one batch that is refused, a string
 	// Of a thousand appends, how many fail before and after they took effect.
 	failBefore, failAfter int
 
@@ -37,6 +38,9 @@ func (s *shelf) Up() bool { return !s.down.Load() }
 func (s *shelf) Append(_ context.Context, batchID string, recs []usage.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refuse.Load() == batchID {
+		return errors.New("the warehouse refuses this batch")
+	}
 	if s.down.Load() || s.rng.IntN(1000) < s.failBefore {
 		return errors.New("the warehouse is away")
 	}

@@ -31,6 +31,7 @@ const (
 	gatewayID  = "gw"
 	sessionID  = "session"
 	sessionTTL = time.Hour
+	testWindow = 50 * time.Millisecond // the tests wait for many batches
 )
 
 // The prices of the card below, in pico-dollars per token, and its multiplier
@@ -165,7 +166,9 @@ func (w *world) process() (p *Processor, stop func()) {
 }
 
 func (w *world) processor() *Processor {
-	return New(Options{Log: w.log, Ledger: w.db, Cards: w.cards, Warehouse: w.shelf, Grace: time.Hour, Logger: quiet(), Metrics: w.metrics()})
+	p := New(Options{Log: w.log, Ledger: w.db, Cards: w.cards, Warehouse: w.shelf, Grace: time.Hour, Logger: quiet(), Metrics: w.metrics()})
+	p.window = testWindow
+	return p
 }
 
 func (w *world) metrics() *Metrics { return NewMetrics(prometheus.NewRegistry()) }

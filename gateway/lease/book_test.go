@@ -34,6 +34,21 @@ func TestWarm(t *testing.T) {
 	}
 }
 
+// TestGrowth: a lease that falls below half of what it should hold grows
+// before a request has to wait for that.
+func TestGrowth(t *testing.T) {
+	w := newWorld(t, map[string]money.Nano{"acme": 1000 * dollar})
+	g := w.gate("gw")
+	r := g.reserve("acme", dollar)
+	before := w.lease(r.l.id).Granted
+	g.settleOne(r, "acme", dollar)
+	w.now = w.now.Add(2 * growEvery)
+	g.settleOne(g.reserve("acme", 0), "acme", 0)
+	if after := w.lease(r.l.id).Granted; after < before+dollar {
+		t.Errorf("granted %s, then %s", before, after)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	w := newWorld(t, map[string]money.Nano{"acme": 10 * dollar, "ice": dollar})
 	err := w.ledger.Tx(t.Context(), func(tx *ledger.Tx) error {

@@ -187,6 +187,10 @@ func (a *App) openWarehouse(work context.Context) error {
 	if url != "" || a.cfg.Listen.ClickHouse == "" {
 		return nil
 	}
+	if err := a.warehouse.MayServe(); err != nil {
+		a.log.Error("the SQL interface is off", "err", err)
+		return nil
+	}
 	l, err := net.Listen("tcp", a.cfg.Listen.ClickHouse)
 	if err != nil {
 		return Usage{fmt.Errorf("cannot listen for SQL (listen.clickhouse): %w", err)}

@@ -261,12 +261,15 @@ type tieOut struct {
 	Leakage    struct {
 		Count int `json:"count"`
 	} `json:"leakage"`
-	Breaks []struct {
-		Batch    string `json:"batch"`
-		Check    string `json:"check"`
-		Expected string `json:"expected"`
-		Found    string `json:"found"`
-	} `json:"breaks"`
+	Breaks []broken `json:"breaks"`
+}
+
+// broken is one thing that weir itself found wrong.
+type broken struct {
+	Batch    string `json:"batch"`
+	Check    string `json:"check"`
+	Expected string `json:"expected"`
+	Found    string `json:"found"`
 }
 
 type sums struct {

@@ -122,6 +122,9 @@ var plants = []struct {
 	{"another status", func(f *facts) { f.exchanges[5].status = 200 }, "r5, the status that its customer saw"},
 	{"another outcome", func(f *facts) { f.served[1].Outcome = "fault:stall" }, "r0, what the provider did"},
 	{"another model asked", func(f *facts) { f.served[1].Model = "gpt-4" }, "r0, the model that the provider"},
+	{"streamed unasked", func(f *facts) { f.served[1].Stream = true }, "r0, streamed by the provider"},
+	{"a model without price", func(f *facts) { delete(f.card.Models, "openai/gpt-4o") }, "r0: the demo's rate card has no model openai/gpt-4o"},
+	{"a credit that is no amount", func(f *facts) { f.customers[0].paid = "1k" }, `acme: "1k"`},
 	{"served and nobody asked", func(f *facts) { f.exchanges = f.exchanges[1:] }, "r0 reached the provider, and nobody sent it"},
 	{"two answers of one id", func(f *facts) { f.exchanges[6].id = "r0" }, "two answers carry the request id r0"},
 	{"served twice", func(f *facts) { f.served[last].RequestID = "r0" }, "r0 reached the provider twice"},
@@ -163,6 +166,7 @@ var plants = []struct {
 	{"no ClickHouse", func(f *facts) { f.tied.ClickHouse = nil }, "leaves ClickHouse out"},
 	{"leakage", func(f *facts) { f.tied.Leakage.Count = 1 }, "the tie-out, leakage"},
 	{"something pending", func(f *facts) { f.tied.Pending["log"] = 1 }, "pending in the log"},
+	{"a break that weir found", func(f *facts) { f.tied.Breaks = []broken{{Batch: "b1", Check: "hash"}} }, `batch "b1", hash`},
 	{"weir's own verdict", func(f *facts) { f.tied.OK = false }, "the tie-out, ok"},
 }
 

@@ -48,11 +48,8 @@ var ErrUnconfined = errors.New("the ClickHouse interface stays off: this kernel 
 // is down it answers 503. Always returns a non-nil error, net.ErrClosed after
 // l was closed.
 func (d *DB) Serve(l net.Listener) error {
-	if d.child == nil {
-		return errors.New("the ClickHouse interface is the embedded engine's; a server has its own")
-	}
-	if !d.child.options.Confine && !d.cfg.Unconfined {
-		return ErrUnconfined
+	if err := d.MayServe(); err != nil {
+		return err
 	}
 	password, err := readerPassword(d.child.cfg.DataDir)
 	if err != nil {
@@ -69,6 +66,18 @@ func (d *DB) Serve(l net.Listener) error {
 	return fmt.Errorf("the ClickHouse interface ended: %w", err)
 }
 
+// MayServe tells why Serve would refuse: there is no embedded engine, or
+// ErrUnconfined.
+func (d *DB) MayServe() error {
+	if d.child == nil {
+		return errors.New("the ClickHouse interface is the embedded engine's; a server has its own")
+	}
+	if !d.child.options.Confine && !d.cfg.Unconfined {
+		return ErrUnconfined
+	}
+	return nil
+}
+
 // readerProxy passes requests on to the engine's read-only socket.
 func (d *DB) readerProxy() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
@@ -77,6 +86,9 @@ func (d *DB) readerProxy() *httputil.ReverseProxy {
 			query := r.Out.URL.Query()
 			for _, secret := range []string{"user", "password"} {
 				query.Del(secret)
+			}
+			if !query.Has("database") { // a newcomer's first SELECT finds the tables without their database's name
+				query.Set("database", embeddedDatabase)
 			}
 			r.Out.URL.RawQuery = query.Encode()
 			for _, secret := range []string{"Authorization", "X-ClickHouse-User", "X-ClickHouse-Key", "Cookie"} {

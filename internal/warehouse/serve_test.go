@@ -98,6 +98,7 @@ func readersAskOverHTTP(t *testing.T, d *DB, r *reader) {
 		"POST":        func() (int, string) { return r.ask("", sql, nil) },
 		"query, body": func() (int, string) { return r.ask("query=SELECT+count()", "FROM weir.usage_events", nil) },
 		"database":    func() (int, string) { return r.ask("database=weir", "SELECT count() FROM usage_events;", nil) },
+		"no database": func() (int, string) { return r.ask("", "SELECT count() FROM usage_events", nil) },
 		"param":       func() (int, string) { return r.ask("param_n=100", "SELECT {n:UInt64}", nil) },
 		"headers": func() (int, string) {
 			return r.ask("", sql, func(q *http.Request) {
