@@ -63,6 +63,12 @@ type option func(*Options)
 
 func newRig(t testing.TB, opts ...option) *rig {
 	t.Helper()
+	return newTunedRig(t, func(*Gateway) {}, opts...)
+}
+
+// newTunedRig calls tune before the gateway serves.
+func newTunedRig(t testing.TB, tune func(*Gateway), opts ...option) *rig {
+	t.Helper()
 	dir := t.TempDir()
 	r := &rig{t: t, standin: filepath.Join(dir, "standin.jsonl"), spoolDir: filepath.Join(dir, "spool"), serving: make(chan error, 1)}
 	log := slog.New(slog.DiscardHandler)
@@ -103,6 +109,7 @@ func newRig(t testing.TB, opts ...option) *rig {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	r.url = "http://" + l.Addr().String()
+	tune(r.Gateway)
 	go func() { r.serving <- r.Serve(l) }()
 	t.Cleanup(func() { r.stop(waitMax) })
 	r.key, r.operator = r.customer("acme", 100*money.Dollar), r.newKey("")

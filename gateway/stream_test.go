@@ -184,8 +184,9 @@ func TestJSONClientLeaves(t *testing.T) {
 // longer than a request may take to arrive, and requests that come after a
 // pause, work on one connection.
 func TestKeepAlive(t *testing.T) {
-	r := newRig(t)
-	r.server.ReadTimeout, r.server.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	r := newTunedRig(t, func(g *Gateway) {
+		g.server.ReadTimeout, g.server.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	})
 	conn := r.dial(chatPath, r.key, chatBody("in=20 out=10 chunks=10 interval=30ms", streaming))
 	for i := range 3 {
 		res, err := http.ReadResponse(conn.Reader, nil)
@@ -238,7 +239,7 @@ func TestShutdown(t *testing.T) {
 	r.eventually("a drain", func() bool { return r.draining.Load() == 1 })
 	r.stop(time.Second)
 	short.until(t, "[DONE]")
-	silent.until(t, "stopping")
+	silent.until(t, "503 Service Unavailable")
 	if r.InFlight() != 0 {
 		t.Errorf("%d calls in flight", r.InFlight())
 	}

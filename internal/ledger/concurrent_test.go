@@ -77,8 +77,7 @@ func TestWalletLock(t *testing.T) {
 			go func() { settled <- settle(1, usage.Record{Kind: usage.KindReturn, LeaseID: "held", Returned: 50}) }()
 			for waiting := int64(0); waiting == 0 && db.Engine() == ledger.PostgreSQL; { // until it waits for this transaction
 				var err error
-				if waiting, err = tx.Count(ctx, `SELECT COUNT(*) FROM pg_stat_activity
-					WHERE wait_event_type = 'Lock' AND datname = current_database()`); err != nil {
+				if waiting, err = tx.Count(ctx, "SELECT COUNT(*) FROM pg_locks WHERE NOT granted"); err != nil {
 					return err
 				}
 			}

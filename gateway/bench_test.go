@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	"bufio"
+	"io"
+	"net/http"
+	"syscall"
+	"testing"
+	"time"
+
+	"weir/schemas/money"
+)
+
+// The benchmarks send one request after another on one connection: a whole
+// JSON answer, and a stream of 20 chunks. cpu-µs/op is the whole process:
+// client and stand-in too, so what matters is the difference to BenchmarkDirect.
+func BenchmarkJSON(b *testing.B) {
+	benchRequests(b, true, chatBody("in=20 out=100", `"max_tokens":200`))
+}
+
+func BenchmarkSSE(b *testing.B) {
+	benchRequests(b, true, chatBody("in=20 out=100 chunks=20", `"max_tokens":200,"stream":true`))
+}
+
+func BenchmarkDirectJSON(b *testing.B) {
+	benchRequests(b, false, chatBody("in=20 out=100", `"max_tokens":200`))
+}
+
+func BenchmarkDirectSSE(b *testing.B) {
+	benchRequests(b, false, chatBody("in=20 out=100 chunks=20", `"max_tokens":200,"stream":true,"stream_options":{"include_usage":true}`))
+}
+
+func benchRequests(b *testing.B, through bool, body string) {
+	r := newRig(b)
+	must(b, func() error { _, err := http.Get(r.url + "/healthz"); return err }())
+	r.key = r.customer("bench", 1e6*money.Dollar)
+	path, key := chatPath, r.key
+	if !through {
+		r.url, path, key = "http://"+r.upstream, "/v1/chat/completions", "provider-key"
+	}
+	c := r.dial(path, key, body)
+	must(b, c.SetDeadline(time.Time{}))
+	read := func() {
+		res, err := http.ReadResponse(c.Reader, nil)
+		must(b, err)
+		_, err = io.Copy(io.Discard, bufio.NewReader(res.Body))
+		must(b, err)
+		if res.StatusCode != 200 {
+			b.Fatal(res.Status)
+		}
+	}
+	read()
+	b.ReportAllocs()
+	before := cpu(b)
+	for b.Loop() {
+		c.send(b, path, key, body)
+		read()
+	}
+	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+// cpu is what this process has used.
+func cpu(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
