@@ -143,7 +143,7 @@ func (a *App) open(ctx, work context.Context) error {
 	if err := a.openLog(ctx); err != nil {
 		return err
 	}
-	if err := a.openWarehouse(work); err != nil {
+	if err := a.openWarehouse(ctx, work); err != nil {
 		return err
 	}
 	a.openAnalytics()

@@ -168,9 +168,17 @@ func clientTLS(c config.TLS) (*tls.Config, error) {
 
 // openWarehouse starts it in the background: it is off the money path, so
 // nothing waits for it, and without its library weir serves all the same.
-func (a *App) openWarehouse(work context.Context) error {
+func (a *App) openWarehouse(ctx, work context.Context) error {
+	if a.role == config.RoleGateway {
+		return nil
+	}
 	url := a.cfg.ClickHouse.URL.Reveal()
-	if url == config.NoClickHouse || a.role == config.RoleGateway {
+	if a.isProcessor() {
+		if err := a.ledger.SetWarehouse(ctx, url != config.NoClickHouse); err != nil {
+			return err
+		}
+	}
+	if url == config.NoClickHouse {
 		return nil
 	}
 	var err error

@@ -49,7 +49,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		"customer": s.customer, "update": s.update, "credit": s.credit, "debit": s.debit, "wallet": s.wallet, "session": s.session,
 		"end": s.end, "beat": s.beat, "grant": s.grant, "lease": s.lease, "reclaim": s.reclaim, "acquire": s.acquire,
 		"settle": func(a args) error { return s.settle(a, d.Input) }, "append": s.append, "advance": s.advance, "lots": s.lots,
-		"entries": s.entries, "spend": s.spend, "books": s.books, "accept": s.accept, "budget": s.budget,
+		"entries": s.entries, "spend": s.spend, "books": s.books, "accept": s.accept, "budget": s.budget, "warehouse": s.warehouse,
 		"sql": func(args) error { return s.sql(d.Input) },
 	}[d.Cmd]
 	if !ok {
@@ -178,6 +178,8 @@ func (s *script) beat(a args) error {
 	}
 	return nil
 }
+
+func (s *script) warehouse(a args) error { return s.db.SetWarehouse(s.ctx, a["is"] != "none") }
 
 func (s *script) grant(a args) error {
 	l, w, err := s.db.Grant(s.ctx, ledger.GrantRequest{LeaseID: a["lease"], Customer: a.str("of", "acme"), Session: a.str("session", "s1"),

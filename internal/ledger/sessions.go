@@ -240,6 +240,11 @@ func (tx *Tx) progress(ctx context.Context, topic string) (list []Progress, err 
 	if err != nil {
 		return nil, err
 	}
+	var warehouse string
+	err = tx.row(ctx, "SELECT COALESCE((SELECT value FROM setting WHERE name = 'warehouse'), '')").Scan(&warehouse)
+	if err != nil || warehouse == noWarehouse {
+		return list, err // nothing waits to be appended
+	}
 	err = tx.each(ctx, func(r *sql.Rows) error {
 		var of string
 		var part int32
@@ -269,13 +274,31 @@ func (db *DB) Progress(ctx context.Context, topic string) ([]Progress, error) {
 // SetNoNewLeases tells all gateways, with their next beat, to ask for no new
 // leases, and why; "" lets them again.
 func (db *DB) SetNoNewLeases(ctx context.Context, why string) error {
+	return db.set(ctx, "no_new_leases", why)
+}
+
+// noWarehouse is the setting of an installation that runs without a warehouse.
+const noWarehouse = "none"
+
+// SetWarehouse notes whether the installation has a warehouse. Without one
+// nothing waits to be appended, and spools may forget what is settled; events
+// settled meanwhile are not in a warehouse that comes later.
+func (db *DB) SetWarehouse(ctx context.Context, exists bool) error {
+	if exists {
+		return db.set(ctx, "warehouse", "")
+	}
+	return db.set(ctx, "warehouse", noWarehouse)
+}
+
+// set replaces a setting.
+func (db *DB) set(ctx context.Context, name, value string) error {
 	err := db.Tx(ctx, func(tx *Tx) error {
-		_, err := tx.exec(ctx, `INSERT INTO setting (name, value) VALUES ('no_new_leases', $1)
-			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, why)
+		_, err := tx.exec(ctx, `INSERT INTO setting (name, value) VALUES ($1, $2)
+			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("cannot set no_new_leases: %w", err)
+		return fmt.Errorf("cannot set %s: %w", name, err)
 	}
 	return nil
 }
