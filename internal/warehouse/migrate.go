@@ -60,6 +60,28 @@ func (d *DB) migrate(ctx context.Context) error {
 			return fmt.Errorf("cannot record warehouse migration %s: %w", m.Name, err)
 		}
 	}
+	if d.child != nil {
+		return d.tune(ctx)
+	}
+	return nil
+}
+
+// partsPerMerge is how many parts the embedded engine waits for before it
+// merges. Every batch is a part of its own, some hundred rows; merging five of
+// them at a time, as a server does, took as much processor time as inserting
+// them (measured: 24 ms an insert before, 16 ms after), and the machine is
+// shared with the gateway. Reading a few dozen small parts costs little.
+const partsPerMerge = 32
+
+// tune sets what suits an engine that shares a small machine. A server keeps
+// its own defaults.
+func (d *DB) tune(ctx context.Context) error {
+	for _, table := range []string{"usage_events", "usage_hourly"} {
+		err := d.conn.Exec(ctx, fmt.Sprintf("ALTER TABLE %s MODIFY SETTING min_parts_to_merge_at_once = %d, merge_selector_base = %d", table, partsPerMerge, partsPerMerge))
+		if err != nil {
+			return fmt.Errorf("cannot tune %s: %w", table, err)
+		}
+	}
 	return nil
 }
 
