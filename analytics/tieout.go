@@ -17,6 +17,9 @@ const (
 	waitMax = 10 * time.Minute
 	// waitTick is how often it looks.
 	waitTick = 100 * time.Millisecond
+	// breaksMax bounds the breaks between ledger and warehouse that are told:
+	// who reads a hundred knows what is wrong.
+	breaksMax = 100
 )
 
 // tied is the answer of the tie-out.
@@ -183,6 +186,7 @@ func (a *Analytics) compare(ctx context.Context) (*tied, error) {
 	return answer, a.compareWarehouse(ctx, answer, before)
 }
 
+// compareWarehouse adds the warehouse's sums and where they differ.
 func (a *Analytics) compareWarehouse(ctx context.Context, answer *tied, before []ledger.ManifestSum) error {
 	rows, err := a.Warehouse.BatchSums(ctx)
 	if err != nil {
@@ -192,28 +196,30 @@ func (a *Analytics) compareWarehouse(ctx context.Context, answer *tied, before [
 	if err != nil {
 		return err
 	}
-	found := make(map[string]warehouse.BatchSum, len(rows))
+	manifests := make(map[string]ledger.ManifestSum, len(after))
+	for _, m := range after {
+		manifests[m.ID] = m
+	}
+	var breaks []broken
+	stored := make(map[string]bool, len(rows))
 	answer.ClickHouse = &sums{}
 	for _, r := range rows {
-		found[r.BatchID] = r
+		stored[r.BatchID] = true
 		answer.ClickHouse.Count += int64(r.Count)
 		answer.ClickHouse.Cost += r.Cost
 		answer.ClickHouse.Price += r.Price
+		if m, known := manifests[r.BatchID]; known {
+			breaks = append(breaks, differences(m, r)...)
+		} else {
+			breaks = append(breaks, broken{r.BatchID, "clickhouse rows", "0, there is no such manifest", strconv.FormatUint(r.Count, 10)})
+		}
 	}
 	for _, m := range before {
-		if _, there := found[m.ID]; m.Appended && !there {
-			answer.Breaks = append(answer.Breaks, broken{m.ID, "clickhouse rows", strconv.FormatInt(m.Count, 10), "0"})
+		if m.Appended && !stored[m.ID] {
+			breaks = append(breaks, broken{m.ID, "clickhouse rows", strconv.FormatInt(m.Count, 10), "0"})
 		}
 	}
-	for _, m := range after {
-		if r, there := found[m.ID]; there {
-			answer.Breaks = append(answer.Breaks, differences(m, r)...)
-			delete(found, m.ID)
-		}
-	}
-	for id, r := range found {
-		answer.Breaks = append(answer.Breaks, broken{id, "clickhouse rows", "0, there is no such manifest", strconv.FormatUint(r.Count, 10)})
-	}
+	answer.Breaks = append(answer.Breaks, breaks[:min(len(breaks), breaksMax)]...)
 	return nil
 }
 

@@ -67,6 +67,7 @@ type world struct {
 	ends   map[int32]int64 // what the usage log holds
 	leases map[string]uint64
 	all    []usage.Record // settled
+	puts   int            // made by put
 }
 
 const topic = "topic"

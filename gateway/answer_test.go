@@ -26,14 +26,15 @@ func leaked(t *testing.T, rec usage.Record) {
 // TestUpstreamErrors: an answer that is no success goes on as it is, costs
 // nothing and is an event of kind error.
 func TestUpstreamErrors(t *testing.T) {
+	r := newRig(t)
 	for _, status := range []string{"400", "404", "429", "500", "503", "529"} {
 		for _, stream := range []string{"", `,"stream":true`} {
-			r := newRig(t)
 			a := r.chat("status="+status, `"max_tokens":50`+stream)
 			if !strings.HasPrefix(a.body, `{"error":{"message":"an error that the prompt asked for"`) || strings.Contains(a.body, "metadata") {
 				t.Errorf("the body is not the provider's: %s", a.body)
 			}
-			rec := r.result()
+			recs := r.records(usage.KindUsage)
+			rec := recs[len(recs)-1]
 			if got := strconv.Itoa(a.status); got != status || a.status != int(rec.HTTPStatus) {
 				t.Errorf("status %s, in the record %d, expected %s", got, rec.HTTPStatus, status)
 			}

@@ -1,9 +1,9 @@
 package gateway
 
 import (
-	"bufio"
 	"io"
 	"net/http"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -11,9 +11,9 @@ import (
 	"weir/schemas/money"
 )
 
-// The benchmarks send one request after another on one connection: a whole
-// JSON answer, and a stream of 20 chunks. cpu-µs/op is the whole process:
-// client and stand-in too, so what matters is the difference to BenchmarkDirect.
+// The benchmarks keep 32 connections busy with requests for a whole JSON
+// answer, or for a stream of 20 chunks. cpu-µs/op is the whole process: client
+// and stand-in too, so what matters is the difference to BenchmarkDirect.
 func BenchmarkJSON(b *testing.B) {
 	benchRequests(b, true, chatBody("in=20 out=100", `"max_tokens":200`))
 }
@@ -32,31 +32,36 @@ func BenchmarkDirectSSE(b *testing.B) {
 
 func benchRequests(b *testing.B, through bool, body string) {
 	r := newRig(b)
-	must(b, func() error { _, err := http.Get(r.url + "/healthz"); return err }())
 	r.key = r.customer("bench", 1e6*money.Dollar)
 	path, key := chatPath, r.key
 	if !through {
 		r.url, path, key = "http://"+r.upstream, "/v1/chat/completions", "provider-key"
 	}
-	c := r.dial(path, key, body)
-	must(b, c.SetDeadline(time.Time{}))
-	read := func() {
-		res, err := http.ReadResponse(c.Reader, nil)
-		must(b, err)
-		_, err = io.Copy(io.Discard, bufio.NewReader(res.Body))
-		must(b, err)
-		if res.StatusCode != 200 {
-			b.Fatal(res.Status)
-		}
-	}
-	read()
+	b.SetParallelism(benchConns / runtime.GOMAXPROCS(0))
 	b.ReportAllocs()
 	before := cpu(b)
-	for b.Loop() {
-		c.send(b, path, key, body)
-		read()
-	}
+	b.RunParallel(func(pb *testing.PB) {
+		c := r.dial(path, key, body)
+		must(b, c.SetDeadline(time.Time{}))
+		c.readAnswer(b)
+		for pb.Next() {
+			c.send(b, path, key, body)
+			c.readAnswer(b)
+		}
+	})
 	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+const benchConns = 32
+
+func (c client) readAnswer(b *testing.B) {
+	res, err := http.ReadResponse(c.Reader, nil)
+	must(b, err)
+	_, err = io.Copy(io.Discard, res.Body)
+	must(b, err)
+	if res.StatusCode != 200 {
+		b.Fatal(res.Status)
+	}
 }
 
 // cpu is what this process has used.

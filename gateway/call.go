@@ -150,8 +150,9 @@ func (c *call) recordError(httpStatus int) {
 
 // recordUnknown: the upstream may have served and the client got nothing. The
 // customer does not pay; the platform sees the bound as leakage, and a
-// customer whose requests leak too much is slowed down.
-func (c *call) recordUnknown() {
+// customer whose requests leak too much is slowed down. Only an answer that
+// goes on to the client all the same need wait for the record.
+func (c *call) recordUnknown() (stream.Pos, error) {
 	if c.g.abort.Err() == nil { // the gateway's own end is nobody's fault
 		c.rec.Meters = c.estimate(&provider.Answer{})
 		rated, err := c.rate()
@@ -161,14 +162,21 @@ func (c *call) recordUnknown() {
 		}
 	}
 	c.rec.Meters, c.rec.Cost, c.rec.Price = usage.Quantities{}, 0, 0
-	_, _ = c.record(usage.StatusUnknown, usage.RowLeakage) // as in recordError
+	return c.record(usage.StatusUnknown, usage.RowLeakage)
+}
+
+// recordAborted: the client left, the call was cut short, and nothing has
+// come. What was sent is billed by estimate: leaving costs no less than staying.
+func (c *call) recordAborted() {
+	c.bill(&provider.Answer{})
+	_, _ = c.record(usage.StatusClientGone, usage.RowUsage) // as in recordError
 }
 
 // abandon ends, after a panic, whatever the call has begun and not ended.
 func (c *call) abandon() {
 	switch {
 	case c.intended:
-		c.recordUnknown()
+		_, _ = c.recordUnknown() // as in recordError
 	case c.reserved:
 		c.g.Book.Void(c.reservation)
 		c.reserved = false

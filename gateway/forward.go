@@ -10,9 +10,6 @@ import (
 	"strings"
 
 	"github.com/valyala/fasthttp"
-
-	"weir/gateway/provider"
-	"weir/schemas/usage"
 )
 
 // requestHeaders are what a client may say to a provider, beside the body.
@@ -63,24 +60,33 @@ func (g *Gateway) failed(ctx *fasthttp.RequestCtx, c *call, connected bool, err 
 	case !connected:
 		c.recordError(0)
 	case aborted:
-		c.bill(&provider.Answer{}) // nothing has come: what was sent is estimated
-		_, _ = c.record(usage.StatusClientGone, usage.RowUsage)
-		r = &refusal{status: statusClientGone, code: "client_gone", message: "The client left before the answer."}
+		c.recordAborted()
+		r = clientGone()
 	case g.abort.Err() != nil:
-		c.recordUnknown()
+		_, _ = c.recordUnknown() // nobody waits: the client gets no answer
 		r = stopping()
 	case errors.Is(err, context.DeadlineExceeded):
 		r.status, r.code, r.message = http.StatusGatewayTimeout, "upstream_timeout", "The provider did not answer in time. Nothing was charged."
-		c.recordUnknown()
+		_, _ = c.recordUnknown()
 	default:
 		r.code, r.message = "upstream_broke_off", "The provider broke the connection off. Nothing was charged."
-		c.recordUnknown()
+		_, _ = c.recordUnknown()
 	}
 	g.refuse(ctx, c, r)
 }
 
-// statusClientGone is for the metrics: nobody is there to read it.
-const statusClientGone = 499
+// ownHeaders are those that the gateway sends to a provider itself. They fill in
+// what the client left out of requestHeaders, which names no other of them.
+func (u *Upstream) ownHeaders() http.Header {
+	h := http.Header{"Content-Type": {"application/json"}, "User-Agent": {"weir"}, "Accept-Encoding": {"identity"}} // what cannot be read cannot be measured
+	switch {
+	case u.Kind == "anthropic":
+		h["X-Api-Key"], h["Anthropic-Version"] = []string{u.Key}, []string{"2023-06-01"}
+	case u.Key != "":
+		h["Authorization"] = []string{"Bearer " + u.Key}
+	}
+	return h
+}
 
 func (g *Gateway) upstreamRequest(ctx *fasthttp.RequestCtx, c *call, trace *httptrace.ClientTrace) (*http.Request, error) {
 	up := c.route.upstream
@@ -93,20 +99,12 @@ func (g *Gateway) upstreamRequest(ctx *fasthttp.RequestCtx, c *call, trace *http
 			req.Header[name] = []string{string(v)}
 		}
 	}
-	if req.Header["User-Agent"] == nil {
-		req.Header["User-Agent"] = []string{"weir"}
-	}
-	req.Header["Content-Type"] = []string{"application/json"}
-	req.Header["Accept-Encoding"] = []string{"identity"} // what cannot be read cannot be measured
-	req.Header["X-Request-Id"] = []string{c.id}
-	if up.Kind == "anthropic" {
-		req.Header["X-Api-Key"] = []string{up.Key}
-		if req.Header["Anthropic-Version"] == nil {
-			req.Header["Anthropic-Version"] = []string{"2023-06-01"}
+	for name, values := range up.headers {
+		if req.Header[name] == nil {
+			req.Header[name] = values
 		}
-	} else if up.Key != "" {
-		req.Header["Authorization"] = []string{"Bearer " + up.Key}
 	}
+	req.Header["X-Request-Id"] = []string{c.id}
 	return req, nil
 }
 

@@ -85,17 +85,19 @@ func (h *Heart) Beat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.CardsChanged || h.epoch == 0 {
-		if err := g.Cards.Refresh(ctx); err != nil {
-			return err // the epoch stays: it is told again
-		}
-	}
-	h.epoch, h.recall = a.Epoch, a.Recall
 	g.Book.Renew(h.session.ID, sent, a.Gateways)
 	g.directory.update(a.Keys, a.Customers)
 	g.noNewLeases.Store(a.NoNewLeases != "")
+	h.recall = a.Recall
 	g.Book.Recall(a.RecallWallets)
-	return h.release(a.Progress)
+	err = h.release(a.Progress)
+	if a.CardsChanged || h.epoch == 0 {
+		if refreshed := g.Cards.Refresh(ctx); refreshed != nil {
+			return errors.Join(err, refreshed) // the epoch stays: it is told again
+		}
+	}
+	h.epoch = a.Epoch
+	return err
 }
 
 // release tells the spool what is settled and appended.

@@ -12,6 +12,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"weir/gateway/provider"
+	"weir/internal/stream"
 	"weir/schemas/usage"
 )
 
@@ -49,23 +50,9 @@ func (g *Gateway) measureJSON(ctx *fasthttp.RequestCtx, c *call, a *http.Respons
 }
 
 // settleJSON bills and records a whole answer, waits until that is durable,
-// and tells the client in headers. An answer of neither usage nor output is an
-// error that came with a status of success: leakage, since it may have cost.
+// and tells the client in headers.
 func (g *Gateway) settleJSON(ctx *fasthttp.RequestCtx, c *call, a *provider.Answer) error {
-	if !a.HasUsage && !a.HasOutput {
-		c.recordUnknown()
-		ctx.Response.Header.Del(headerReserved)
-		return nil
-	}
-	status := usage.StatusOK
-	switch {
-	case hasLeft(ctx.Conn()):
-		status = usage.StatusClientGone
-	case a.Failed:
-		status = usage.StatusPartial
-	}
-	c.bill(a)
-	pos, err := c.record(status, usage.RowUsage)
+	pos, err := c.recordWhole(a, hasLeft(ctx.Conn()))
 	if err == nil {
 		err = g.Spool.WaitDurable(pos)
 	}
@@ -81,10 +68,34 @@ func (g *Gateway) settleJSON(ctx *fasthttp.RequestCtx, c *call, a *provider.Answ
 	return nil
 }
 
+// recordWhole bills an answer that came whole. One of neither usage nor output
+// is an error that came with a status of success: leakage, since it may have
+// cost.
+func (c *call) recordWhole(a *provider.Answer, left bool) (stream.Pos, error) {
+	if !a.HasUsage && !a.HasOutput {
+		return c.recordUnknown()
+	}
+	status := usage.StatusOK
+	switch {
+	case left:
+		status = usage.StatusClientGone
+	case a.Failed:
+		status = usage.StatusPartial
+	}
+	c.bill(a)
+	return c.record(status, usage.RowUsage)
+}
+
 // brokeOff ends a call whose answer began and did not come whole.
 func (g *Gateway) brokeOff(ctx *fasthttp.RequestCtx, c *call, err error) {
+	aborted := c.aborted()
 	c.end()
-	c.recordUnknown()
+	if aborted {
+		c.recordAborted()
+		g.refuse(ctx, c, clientGone())
+		return
+	}
+	_, _ = c.recordUnknown() // nobody waits: the client gets no answer
 	r := &refusal{status: http.StatusBadGateway, code: "upstream_broke_off", cause: err,
 		message: "The provider broke its answer off. Nothing was charged."}
 	if errors.Is(err, context.DeadlineExceeded) {

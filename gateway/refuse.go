@@ -77,6 +77,12 @@ func stopping() *refusal {
 		message: "This gateway is shutting down. Try again; another one will answer."}
 }
 
+// clientGone is for the metrics: nobody is there to read it.
+func clientGone() *refusal {
+	const status = 499 // what proxies log for it; there is no registered one
+	return &refusal{status: status, code: "client_gone", message: "The client left before the answer."}
+}
+
 // setAmount sets a header to an amount in dollars.
 func setAmount(ctx *fasthttp.RequestCtx, name string, n money.Nano) {
 	var buf [32]byte

@@ -51,7 +51,8 @@ type route struct {
 // upstream is a provider with its client.
 type upstream struct {
 	Upstream
-	client *http.Client
+	client  *http.Client
+	headers http.Header // sent with every request; never changed
 }
 
 // makeRoutes builds the whole table: exact paths, since no path is rewritten
@@ -69,7 +70,7 @@ func makeRoutes(o Options) (map[string]*route, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot use provider %s: %w", u.Name, err)
 		}
-		up := &upstream{u, client}
+		up := &upstream{u, client, u.ownHeaders()}
 		apis, shape, err := apisOf(u.Kind)
 		if err != nil {
 			return nil, fmt.Errorf("cannot use provider %s: %w", u.Name, err)

@@ -264,3 +264,18 @@ func TestHealth(t *testing.T) {
 	}
 	r.refused(r.chat("", ""), 503, "stopping")
 }
+
+// TestPanic: a bug in one request is that request's alone.
+func TestPanic(t *testing.T) {
+	r := newRig(t, func(o *Options) {
+		o.Generation = func(context.Context, string, string) ([]byte, error) { panic("a bug") }
+	})
+	r.refused(r.do("GET", "/v1/generation?id=1", "", "Authorization: Bearer "+r.key), 500, "internal")
+	card := r.Cards
+	r.Cards = nil
+	r.refused(r.chat("", `"max_tokens":9`), 500, "internal")
+	r.Cards = card
+	if a := r.chat("", `"max_tokens":9`); a.status != 200 {
+		t.Error(a)
+	}
+}

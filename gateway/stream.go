@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"weir/gateway/provider"
+	"weir/internal/stream"
 	"weir/schemas/usage"
 )
 
@@ -32,8 +34,18 @@ func (g *Gateway) measureStream(ctx *fasthttp.RequestCtx, c *call, a *http.Respo
 	c.tellLimit(ctx)
 	ctx.SetStatusCode(a.StatusCode)
 	ctx.Response.ImmediateHeaderFlush = true
-	ctx.Response.SetBodyStream(&streamBody{c: c, upstream: a.Body, conn: ctx.Conn(), filter: c.route.api.NewStream(&c.scan), in: make([]byte, streamBuffer)}, -1)
+	b := streamBufferPool.Get().(*streamBuffers)
+	b.out = b.out[:0] // another customer's answer ended in it
+	ctx.Response.SetBodyStream(&streamBody{c: c, upstream: a.Body, conn: ctx.Conn(), filter: c.route.api.NewStream(&c.scan), streamBuffers: b}, -1)
 }
+
+// streamBuffers are used by one stream after another.
+type streamBuffers struct {
+	in  [streamBuffer]byte
+	out []byte // may be forwarded
+}
+
+var streamBufferPool = sync.Pool{New: func() any { return &streamBuffers{out: make([]byte, 0, streamBuffer)} }}
 
 // streamBody is one stream on its way. fasthttp reads it on the connection's
 // goroutine and closes it when the client has everything or has left.
@@ -42,12 +54,11 @@ type streamBody struct {
 	upstream io.ReadCloser
 	conn     net.Conn
 	filter   *provider.Stream
-	in       []byte
-	out      []byte // may be forwarded; out[sent:] has not been
-	sent     int
-	done     bool  // the terminator has come, or the body has ended
-	broken   error // by this error
-	err      error // how the body ends here; set once the record is written
+	*streamBuffers
+	sent   int   // bytes of out that the client has been given
+	done   bool  // the terminator has come, or the body has ended
+	broken error // by this error
+	err    error // how the body ends here; set once the record is written
 }
 
 // Read gives what may be forwarded now. It blocks on the upstream.
@@ -71,7 +82,7 @@ func (s *streamBody) Read(p []byte) (n int, err error) {
 
 // pull reads once from the upstream.
 func (s *streamBody) pull() {
-	n, err := s.upstream.Read(s.in)
+	n, err := s.upstream.Read(s.in[:])
 	if n > 0 {
 		if s.c.rec.TTFTMs == 0 {
 			s.c.rec.TTFTMs = uint32(max(time.Since(s.c.start).Milliseconds(), 1))
@@ -97,20 +108,7 @@ func (s *streamBody) finish() {
 	if s.broken != nil {
 		s.err = io.ErrUnexpectedEOF // the client sees the break as the upstream made it
 	}
-	if !a.HasUsage && !a.HasOutput && !aborted {
-		c.recordUnknown() // nothing the client could use, by no doing of its own
-		s.out = s.filter.Release(s.out)
-		return
-	}
-	status := usage.StatusOK
-	switch {
-	case c.left.Load():
-		status = usage.StatusClientGone
-	case a.Failed || !a.Terminated:
-		status = usage.StatusPartial
-	}
-	c.bill(a)
-	pos, err := c.record(status, usage.RowUsage)
+	pos, err := s.record(a, aborted)
 	if err == nil {
 		err = c.g.Spool.WaitDurable(pos)
 	}
@@ -121,11 +119,30 @@ func (s *streamBody) finish() {
 	s.out = s.filter.Release(s.out)
 }
 
+// record bills what the stream was. Without usage and output there is nothing
+// the client could use: that is leakage, unless the client's leaving cut it short.
+func (s *streamBody) record(a *provider.Answer, aborted bool) (stream.Pos, error) {
+	c := s.c
+	if !a.HasUsage && !a.HasOutput && !aborted {
+		return c.recordUnknown()
+	}
+	status := usage.StatusOK
+	switch {
+	case c.left.Load():
+		status = usage.StatusClientGone
+	case a.Failed || !a.Terminated:
+		status = usage.StatusPartial
+	}
+	c.bill(a)
+	return c.record(status, usage.RowUsage)
+}
+
 // Close is called once the client has the whole body, or has left. A client
 // that leaves does not stop metering: the upstream is drained to its usage, in
 // bounds, or aborted and billed by what it sent.
 func (s *streamBody) Close() error {
 	if s.err != nil {
+		s.freeBuffers()
 		return nil
 	}
 	s.c.unwatch()
@@ -138,8 +155,17 @@ func (s *streamBody) Close() error {
 			s.pull()
 		}
 		s.finish()
+		s.freeBuffers()
 	}()
 	return nil
+}
+
+// freeBuffers ends the use of the buffers: the stream has been read.
+func (s *streamBody) freeBuffers() {
+	if s.streamBuffers != nil && cap(s.out) <= keepBuffer {
+		streamBufferPool.Put(s.streamBuffers)
+	}
+	s.streamBuffers = nil
 }
 
 // contain keeps a panic from leaving its stream.
@@ -164,14 +190,15 @@ func (c *call) leave() {
 	if !c.left.CompareAndSwap(false, true) {
 		return
 	}
-	if !c.g.Drain || c.g.draining.Add(1) > drainsMax {
-		if c.g.Drain {
-			c.g.draining.Add(-1)
-		}
+	switch {
+	case !c.g.Drain:
 		c.end()
-		return
+	case c.g.draining.Add(1) > drainsMax:
+		c.g.draining.Add(-1)
+		c.end()
+	default:
+		c.drain = time.AfterFunc(c.g.DrainMax, c.end)
 	}
-	c.drain = time.AfterFunc(c.g.DrainMax, c.end)
 }
 
 // unwatch ends the watching of the client's connection; it can be repeated.

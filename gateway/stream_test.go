@@ -154,9 +154,12 @@ func TestClientLeaves(t *testing.T) {
 // TestAbortIsPrompt: with a silent upstream the client's leaving is noticed by
 // itself, at once, and ends the upstream call.
 func TestAbortIsPrompt(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.Drain = false })
+	const readTimeout = 50 * time.Millisecond
+	r := newTunedRig(t, func(g *Gateway) { g.server.ReadTimeout = readTimeout }, func(o *Options) { o.Drain = false })
 	conn := r.dial(chatPath, r.key, chatBody("in=20 out=10 chunks=10 fault=stall after=3 stall=1m", streaming))
 	conn.until(t, `"content":"`)
+	sent := time.Now()
+	r.eventually("the end of the time to read a request in", func() bool { return time.Since(sent) > 2*readTimeout })
 	left := time.Now()
 	conn.Close()
 	r.eventually("an aborted upstream", func() bool { return len(r.served(standin.EventEnd)) == 1 })

@@ -130,8 +130,8 @@ func TestDeadLetters(t *testing.T) {
 		}
 		good()
 		put([]byte{0xff, 0x00, 0x01})
-		bad(func(r *usage.Record) { r.Rule = "a rule\x00 that is none" })
-		bad(func(r *usage.Record) { r.Model = "gpt-unheard-of" })
+		bad(func(r *usage.Record) { r.Rule = "a rule that is none" })
+		bad(func(r *usage.Record) { r.Model = "gpt-\x00-\xff" })
 		bad(func(r *usage.Record) { r.Meters[usage.Images] = 1 })
 		bad(func(r *usage.Record) { r.Meters[usage.Input] = 1 << 62 })
 		good()

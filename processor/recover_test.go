@@ -144,7 +144,7 @@ func TestRowsInMemory(t *testing.T) {
 	w.use(l, 20)
 	w.closeLease(l)
 	w.produce()
-	go func() { _ = p.Run(w.ctx) }()
+	w.run(p)
 	w.settled()
 	one := p.appender.head()
 	if one == nil || one.rows != nil {

@@ -50,22 +50,19 @@ func TestWarehouse(t *testing.T) {
 	w.produce()
 	first := w.processor()
 	first.appender.o.Warehouse = real
-	ctx, cancel := context.WithCancel(w.ctx)
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = first.Run(ctx) }()
+	stop := w.run(first)
 	for range 3 {
 		w.use(l, 500)
 		w.appended()
 	}
 	w.closeLease(l)
 	w.appended()
-	cancel()
-	<-ended
+	stop()
 
 	w.forgetAppends()
 	second := w.processor()
 	second.appender.o.Warehouse = real
-	go func() { _ = second.Run(w.ctx) }()
+	w.run(second)
 	w.appended()
 	if metric(second.Metrics.Appended) == 0 {
 		t.Fatal("nothing was appended again")

@@ -149,10 +149,15 @@ func (w *world) produce(spools ...*stream.Spool) (stop func()) {
 	return stop
 }
 
-// process runs one processor until the returned function is called: then it
-// ends like one that was killed, for what it had in memory is gone.
+// process runs one more processor.
 func (w *world) process() (p *Processor, stop func()) {
 	p = w.processor()
+	return p, w.run(p)
+}
+
+// run runs a processor until the returned function is called: then it ends
+// like one that was killed, for what it had in memory is gone.
+func (w *world) run(p *Processor) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -162,7 +167,7 @@ func (w *world) process() (p *Processor, stop func()) {
 	})
 	stop = sync.OnceFunc(func() { cancel(); running.Wait() })
 	w.Cleanup(stop)
-	return p, stop
+	return stop
 }
 
 func (w *world) processor() *Processor {

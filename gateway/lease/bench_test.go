@@ -14,7 +14,7 @@ func BenchmarkRequest(b *testing.B) {
 	g := w.gate("gw")
 	g.cfg.Spool = g.spool
 	g.settleOne(g.reserve("acme", 1e5*dollar), "acme", 0)
-	rec := usageOf("acme", 100)
+	rec := usageOf("acme", 100) // with one request id: each intent's result follows before the next
 	b.ReportAllocs()
 	for b.Loop() {
 		r, err := g.Reserve(context.Background(), "acme", 1000)

@@ -449,3 +449,41 @@ func TestForget(t *testing.T) {
 		t.Errorf("wallets in memory: %v", g.wallets)
 	}
 }
+
+// TestRecovery: the next process of a gateway ends what a killed one left:
+// calls without a result, used leases, and one whose grant was not answered.
+func TestRecovery(t *testing.T) {
+	w := newWorld(t, map[string]money.Nano{"acme": 10 * dollar, "beta": 10 * dollar, "done": 10 * dollar})
+	g := w.gate("gw")
+	g.settleOne(g.reserve("acme", dollar), "acme", dollar)
+	g.deliver(1) // the ledger has seq 1, the spool alone has 2
+	g.settleOne(g.reserve("acme", dollar), "acme", dollar/2)
+	open := g.reserve("acme", dollar)
+	intent := usageOf("acme", 0)
+	intent.RequestID = "in flight"
+	if err := g.Intend(open, intent); err != nil {
+		t.Fatal(err)
+	}
+	g.settleOne(g.reserve("done", dollar), "done", dollar)
+	w.now = w.now.Add(testIdle)
+	g.Sweep(w.now) // its close record is in the spool already
+	g.fault = failAfter
+	if _, err := g.Reserve(t.Context(), "beta", dollar); err == nil {
+		t.Fatal("no fault")
+	}
+	g.crash()
+	g.deliver(100)
+	w.balanced()
+	unknown := 0
+	for _, r := range g.recs {
+		if r.RequestID == "in flight" {
+			unknown++
+			if r.Kind != usage.KindUnknown || r.Row != usage.RowLeakage || r.Seq != 3 || r.Price != 0 {
+				t.Errorf("%+v", r)
+			}
+		}
+	}
+	if got := w.wallet("acme").Balance(); unknown != 1 || got != 10*dollar-dollar-dollar/2 {
+		t.Errorf("%d results of the call in flight, balance %s", unknown, got)
+	}
+}

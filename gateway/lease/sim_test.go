@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,12 +15,12 @@ import (
 )
 
 const (
-	simSeeds = 24
-	simSteps = 400
+	simSeeds = 16
+	simSteps = 300
 )
 
 // TestSimulation runs two gateways on shared wallets through random requests,
-// time, faults of ledger and spool, recalls and ended sessions. After every
+// time, faults of ledger and spool, recalls, crashes and ended sessions. After every
 // step an auditor that knows nothing but the ledger's grants, the records in
 // the spools and the calls in flight checks that no lease is spent beyond what
 // it was granted; at the end everything must be closed and the books balance.
@@ -38,7 +39,7 @@ type simulation struct {
 	gates     []*gate
 	open      []openCall
 	customers []string
-	credited  money.Nano
+	requests  int
 	outages   bool // this run has silences after which the ledger reclaims
 }
 
@@ -46,13 +47,13 @@ type openCall struct {
 	g        *gate
 	r        Reservation
 	customer string
+	id       string
 	intended bool
 }
 
 func newSimulation(t *testing.T, seed uint64) *simulation {
 	s := &simulation{rand: rand.New(rand.NewPCG(seed, 1)), customers: []string{"rich", "poor", "free"}, outages: seed%4 == 0}
 	s.world = newWorld(t, map[string]money.Nano{"rich": 500 * dollar, "poor": 3 * dollar, "free": 0})
-	s.credited = 503 * dollar
 	s.gates = []*gate{s.gate("gw-1"), s.gate("gw-2")}
 	return s
 }
@@ -96,8 +97,9 @@ func (s *simulation) step() {
 		g.endSession()
 		g.beat()
 	case n < 99:
+		s.crash(g)
+	case s.rand.IntN(3) > 0:
 		s.credit("poor", dollar)
-		s.credited += dollar
 	case s.outages:
 		s.silence()
 	}
@@ -113,8 +115,11 @@ func (s *simulation) request(g *gate) {
 	if err != nil {
 		return
 	}
-	c := openCall{g, r, customer, true}
-	if err := g.Intend(r, usageOf(customer, 0)); err != nil {
+	s.requests++
+	c := openCall{g, r, customer, fmt.Sprint("request-", s.requests), true}
+	intent := usageOf(customer, 0)
+	intent.RequestID = c.id
+	if err := g.Intend(r, intent); err != nil {
 		c.intended = false
 	}
 	s.open = append(s.open, c)
@@ -129,6 +134,7 @@ func (s *simulation) finish(i int) {
 		return
 	}
 	rec := usageOf(c.customer, money.Nano(s.rand.Int64N(int64(c.r.Amount)+1)))
+	rec.RequestID = c.id
 	if s.rand.IntN(10) == 0 {
 		rec.Kind, rec.Row, rec.Status, rec.Cost, rec.Price = usage.KindUnknown, usage.RowLeakage, usage.StatusUnknown, 0, 0
 	}
@@ -142,6 +148,12 @@ func (s *simulation) pass(d time.Duration) {
 		g.beat()
 		g.Sweep(s.now)
 	}
+}
+
+// crash kills a gateway: its calls in flight have no result any more.
+func (s *simulation) crash(g *gate) {
+	s.open = slices.DeleteFunc(s.open, func(c openCall) bool { return c.g == g })
+	g.crash()
 }
 
 // silence is an absence after which the ledger has taken the leases back.
@@ -204,6 +216,7 @@ func (s *simulation) end() {
 	s.pass(testIdle)
 	s.pass(testIdle)
 	var sold money.Nano
+	results := 0
 	for _, g := range s.gates {
 		if leases, held := g.InFlight(); leases != 0 || held != 0 {
 			s.t.Fatalf("%s holds %d leases, %s in flight", g.id, leases, held)
@@ -215,6 +228,9 @@ func (s *simulation) end() {
 		closes := map[string]int{}
 		for _, r := range g.recs {
 			sold += r.Price
+			if r.Kind.IsEvent() {
+				results++
+			}
 			if r.Kind == usage.KindClose {
 				closes[r.LeaseID]++
 			} else if closes[r.LeaseID] > 0 {
@@ -226,6 +242,9 @@ func (s *simulation) end() {
 				s.t.Fatalf("lease %s is closed %d times", id, n)
 			}
 		}
+	}
+	if intents := s.gates[0].intents + s.gates[1].intents; results != intents {
+		s.t.Fatalf("%d intents have %d results", intents, results)
 	}
 	s.balanced()
 	s.tally(sold)

@@ -30,6 +30,7 @@ type world struct {
 	ledger *ledger.DB
 	cursor ledger.Cursor
 	offset int64
+	ids    int // leases named so far
 }
 
 func newWorld(t testing.TB, customers map[string]money.Nano) *world {
@@ -125,21 +126,21 @@ func (w *world) balanced() {
 type gate struct {
 	*Book
 	w       *world
-	id      string
+	id, dir string
 	session string
 	recall  int64
 	full    bool // no grants
 
-	mu     sync.Mutex // guards the following
-	fault  fault
-	calls  int            // of the ledger
-	late   []func()       // grants whose request is still on its way
-	paid   []ledger.Lease // rows as grants left them, in order
-	recs   []usage.Record // what the spool took, without intents
-	intent int            // intents it took
-	broken error          // what the spool answers, if not nil
-	sent   int            // records that were settled
-	spool  *stream.Spool
+	mu      sync.Mutex // guards the following
+	fault   fault
+	calls   int            // of the ledger
+	late    []func()       // grants whose request is still on its way
+	paid    []ledger.Lease // rows as grants left them, in order
+	recs    []usage.Record // what the spool took, without intents
+	intents int            // intents it took
+	broken  error          // what the spool answers, if not nil
+	sent    int            // records that were settled
+	spool   *stream.Spool
 }
 
 // fault is what becomes of the next calls of the ledger.
@@ -156,29 +157,53 @@ var errLost = errors.New("connection lost")
 
 func (w *world) gate(id string) *gate {
 	w.t.Helper()
-	spool, err := stream.OpenSpool(stream.SpoolConfig{Dir: w.t.TempDir(), MaxBytes: 256 << 20, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { spool.Close() })
-	g := &gate{w: w, id: id, spool: spool}
-	n := 0
-	g.Book = NewBook(Config{Ledger: g, Spool: g, Gateway: id, TTL: testTTL, Idle: testIdle,
-		NewID: func() string { n++; return fmt.Sprintf("%s-lease-%d", id, n) },
-		Now:   func() time.Time { return w.now }, Log: slog.New(slog.DiscardHandler), NoGrants: func() bool { return g.full }})
+	g := &gate{w: w, id: id, dir: w.t.TempDir()}
+	g.open()
 	g.start()
 	g.beat()
 	return g
 }
 
-// start begins a session of the gateway.
-func (g *gate) start() {
+// open opens the spool and makes an empty book, as a process does that starts.
+func (g *gate) open() {
 	g.w.t.Helper()
-	g.session = fmt.Sprintf("%s-session-%d", g.id, g.w.now.UnixNano())
-	_, err := g.w.ledger.StartSession(context.Background(), ledger.Session{ID: g.session, Gateway: g.id, TTL: testTTL})
+	var err error
+	g.spool, err = stream.OpenSpool(stream.SpoolConfig{Dir: g.dir, MaxBytes: 256 << 20, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		g.w.t.Fatal(err)
 	}
+	g.w.t.Cleanup(func() { g.spool.Close() })
+	g.Book = NewBook(Config{Ledger: g, Spool: g, Gateway: g.id, TTL: testTTL, Idle: testIdle,
+		NewID: func() string { g.w.ids++; return fmt.Sprintf("%s-lease-%d", g.id, g.w.ids) },
+		Now:   func() time.Time { return g.w.now }, Log: slog.New(slog.DiscardHandler), NoGrants: func() bool { return g.full }})
+}
+
+// start begins a session of the gateway and returns the leases of earlier ones.
+func (g *gate) start() []ledger.Lease {
+	g.w.t.Helper()
+	g.w.ids++
+	g.session = fmt.Sprintf("%s-session-%d", g.id, g.w.ids)
+	leases, err := g.w.ledger.StartSession(context.Background(), ledger.Session{ID: g.session, Gateway: g.id, TTL: testTTL})
+	if err != nil {
+		g.w.t.Fatal(err)
+	}
+	return leases
+}
+
+// crash ends the process, which keeps nothing but its spool, and starts the next.
+func (g *gate) crash() {
+	g.w.t.Helper()
+	g.broken, g.fault = nil, noFault
+	if err := g.spool.Close(); err != nil {
+		g.w.t.Fatal(err)
+	}
+	g.open()
+	recovery := Recovery{Spool: g, Found: g.spool.Replay(), Leases: g.start(), Lookup: g.w.ledger.Lease, Now: g.w.now, Log: slog.New(slog.DiscardHandler)}
+	if err := recovery.Run(context.Background()); err != nil {
+		g.w.t.Fatal(err)
+	}
+	g.recall = 0
+	g.beat()
 }
 
 // beat does what a gateway does every two seconds.
@@ -269,7 +294,7 @@ func (g *gate) Append(r *usage.Record) (stream.Pos, error) {
 	switch {
 	case err != nil:
 	case r.Kind == usage.KindIntent:
-		g.intent++
+		g.intents++
 	default:
 		g.recs = append(g.recs, *r)
 	}

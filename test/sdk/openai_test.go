@@ -1,0 +1,204 @@
+package sdk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"github.com/openai/openai-go/v3/packages/ssestream"
+)
+
+// goErrors: the SDKs for Go have one type of error, which carries the status.
+var goErrors = errorNames{0: "*apierror.Error"}
+
+func TestGoOpenAI(t *testing.T) {
+	check(t, &openaiProvider, goDriver(map[string]goCall{
+		"create": openaiCreate, "headers": openaiHeaders, "stream": openaiStream, "helper": openaiHelper, "parallel": openaiParallel,
+		"embed": openaiEmbed, "models": openaiModels, "unmetered": openaiUnmetered,
+	}), goErrors)
+}
+
+// goCall makes a call of a plan and returns what the SDK made of it. An error
+// stands for an observation of its own, unless something was seen before it.
+type goCall func(ctx context.Context, baseURL, key string, request []byte) (object, error)
+
+// goDriver runs a plan in this process, all calls at once.
+func goDriver(hows map[string]goCall) driver {
+	return func(ctx context.Context, p plan) ([]observation, error) {
+		seen := make(chan observation)
+		for _, c := range p.Calls {
+			go func() {
+				request, err := json.Marshal(c.Request)
+				o := observation{Case: c.Case}
+				if err == nil {
+					o.Seen, err = hows[c.How](ctx, p.BaseURL, c.Key, request)
+				}
+				o.Seen = withFailure(o.Seen, err)
+				seen <- o
+			}()
+		}
+		var all []observation
+		for range p.Calls {
+			all = append(all, <-seen)
+		}
+		return all, nil
+	}
+}
+
+// withFailure adds to what was seen how the call failed, if it did.
+func withFailure(seen object, err error) object {
+	if err == nil {
+		return seen
+	}
+	failure := object{"error": fmt.Sprintf("%T", err), "message": err.Error()}
+	if seen != nil {
+		failure["failed"] = true
+	}
+	var no *openai.Error
+	if errors.As(err, &no) {
+		failure["status"], failure["code"], failure["type"], failure["message"] = no.StatusCode, no.Code, no.Type, no.Message
+		failure["request_id"] = no.Response.Header.Get("X-Request-Id") != ""
+	} else {
+		anthropicFailure(failure, err)
+	}
+	for name, value := range seen {
+		failure[name] = value
+	}
+	return failure
+}
+
+func openaiClient(baseURL, key string) openai.Client {
+	return openai.NewClient(option.WithBaseURL(baseURL), option.WithAPIKey(key))
+}
+
+// openaiAsk reads a request into the SDK's own type. Members it does not know are sent all the same.
+func openaiAsk(request []byte) (ask openai.ChatCompletionNewParams, err error) {
+	return ask, json.Unmarshal(request, &ask)
+}
+
+func openaiAnswer(c *openai.ChatCompletion) object {
+	return object{"text": c.Choices[0].Message.Content, "stop": c.Choices[0].FinishReason, "model": c.Model,
+		"in": c.Usage.PromptTokens, "out": c.Usage.CompletionTokens}
+}
+
+func openaiCreate(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	seen, err := openaiHeaders(ctx, baseURL, key, request)
+	delete(seen, "price")
+	return seen, err
+}
+
+func openaiHeaders(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	ask, err := openaiAsk(request)
+	if err != nil {
+		return nil, err
+	}
+	client := openaiClient(baseURL, key)
+	var response *http.Response
+	completion, err := client.Chat.Completions.New(ctx, ask, option.WithResponseInto(&response))
+	if err != nil {
+		return nil, err
+	}
+	seen := openaiAnswer(completion)
+	seen["price"] = response.Header.Get("X-Weir-Price")
+	return seen, nil
+}
+
+func openaiChunks(ctx context.Context, baseURL, key string, request []byte) (*ssestream.Stream[openai.ChatCompletionChunk], error) {
+	ask, err := openaiAsk(request)
+	if err != nil {
+		return nil, err
+	}
+	client := openaiClient(baseURL, key)
+	return client.Chat.Completions.NewStreaming(ctx, ask), nil
+}
+
+func openaiStream(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	chunks, err := openaiChunks(ctx, baseURL, key, request)
+	if err != nil {
+		return nil, err
+	}
+	text, count, empty := "", 0, 0
+	seen := object{"in": nil, "out": nil, "stop": nil}
+	for chunks.Next() {
+		chunk := chunks.Current()
+		count++
+		if chunk.JSON.Usage.Valid() {
+			seen["in"], seen["out"] = chunk.Usage.PromptTokens, chunk.Usage.CompletionTokens
+		}
+		if len(chunk.Choices) == 0 {
+			empty++
+		}
+		for _, choice := range chunk.Choices {
+			text += choice.Delta.Content
+			if choice.FinishReason != "" {
+				seen["stop"] = choice.FinishReason
+			}
+		}
+	}
+	if count == 0 {
+		return nil, chunks.Err()
+	}
+	seen["text"], seen["chunks"], seen["empty"] = text, count, empty
+	return seen, chunks.Err()
+}
+
+func openaiHelper(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	chunks, err := openaiChunks(ctx, baseURL, key, request)
+	if err != nil {
+		return nil, err
+	}
+	var whole openai.ChatCompletionAccumulator
+	for chunks.Next() {
+		if !whole.AddChunk(chunks.Current()) {
+			return nil, errors.New("the accumulator refused a chunk")
+		}
+	}
+	if err := chunks.Err(); err != nil {
+		return nil, err
+	}
+	return openaiAnswer(&whole.ChatCompletion), nil
+}
+
+func openaiParallel(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	return inParallel(request, func(request []byte, stream bool) (object, error) {
+		if !stream {
+			return openaiCreate(ctx, baseURL, key, request)
+		}
+		return openaiStream(ctx, baseURL, key, request)
+	})
+}
+
+func openaiEmbed(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	var ask openai.EmbeddingNewParams
+	if err := json.Unmarshal(request, &ask); err != nil {
+		return nil, err
+	}
+	client := openaiClient(baseURL, key)
+	vectors, err := client.Embeddings.New(ctx, ask)
+	if err != nil {
+		return nil, err
+	}
+	first := vectors.Data[0].Embedding
+	return object{"vectors": len(vectors.Data), "dimensions": len(first), "first": fmt.Sprintf("%.6f", first[0]), "in": vectors.Usage.PromptTokens}, nil
+}
+
+func openaiModels(ctx context.Context, baseURL, key string, _ []byte) (object, error) {
+	client := openaiClient(baseURL, key)
+	pages := client.Models.ListAutoPaging(ctx)
+	var ids []string
+	for pages.Next() {
+		ids = append(ids, pages.Current().ID)
+	}
+	return object{"ids": ids}, pages.Err()
+}
+
+func openaiUnmetered(ctx context.Context, baseURL, key string, _ []byte) (object, error) {
+	client := openaiClient(baseURL, key)
+	_, err := client.Files.List(ctx, openai.FileListParams{})
+	return nil, err
+}
