@@ -2,6 +2,7 @@ package analytics
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -87,7 +88,7 @@ func (a *amount) Scan(src any) (err error) {
 // events lists single events, newest first.
 func (a *Analytics) events(r *http.Request) (any, error) {
 	values := r.URL.Query()
-	if err := known(values, "customer", "request_id", "from", "to", "limit"); err != nil {
+	if err := known(values, "customer", "request_id", "from", "to", "limit", "cursor"); err != nil {
 		return nil, err
 	}
 	limit := eventsDefault
@@ -110,11 +111,41 @@ func (a *Analytics) events(r *http.Request) (any, error) {
 		q.and("request_id = ?", v)
 	}
 	when.filter(&q, "event_time")
-	rows, err := a.readEvents(r.Context(), q, limit)
+	if text := values.Get("cursor"); text != "" {
+		if err := after(&q, text); err != nil {
+			return nil, err
+		}
+	}
+	rows, err := a.readEvents(r.Context(), q, limit+1) // one more tells whether there is a next page
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"data": rows, "next_cursor": nil}, nil
+	answer := map[string]any{"data": rows, "next_cursor": nil}
+	if len(rows) > limit {
+		answer["data"], answer["next_cursor"] = rows[:limit], rows[limit-1].cursor()
+	}
+	return answer, nil
+}
+
+// cursor names the row as the last one of a page.
+func (e *event) cursor() string {
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %d %s", e.EventTime.UnixMilli(), e.EntryNo, e.EventID))
+}
+
+// after goes on behind the row that a cursor names.
+func after(q *query, text string) error {
+	var ms int64
+	var entryNo uint16
+	var id string
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		_, err = fmt.Sscanf(string(raw), "%d %d %s", &ms, &entryNo, &id)
+	}
+	if err != nil {
+		return badRequest{"`cursor` is none that this list gave."}
+	}
+	q.and("(event_time, event_id, entry_no) < (fromUnixTimestamp64Milli(?, 'UTC'), ?, ?)", ms, id, entryNo)
+	return nil
 }
 
 func (a *Analytics) readEvents(ctx context.Context, q query, limit int) ([]event, error) {

@@ -264,6 +264,7 @@ func (b *world) checkRefusals() {
 		"/reports/usage?from=2026-11-02&to=2026-11-02":   "before",
 		"/reports/leakage?from=2026-11-03&to=2026-11-02": "before",
 		"/events?limit=0":                                "limit",
+		"/events?cursor=nonsense":                        "cursor",
 		"/events?limit=1001":                             "limit",
 		"/events?limit=ten":                              "limit",
 		"/events?offset=1":                               `"offset"`,
@@ -330,7 +331,28 @@ func TestEvents(t *testing.T) {
 	if n := len(b.ask("/events")["data"].([]any)); n != 100 {
 		t.Errorf("%d events without a limit", n)
 	}
+	b.checkPages(len(b.all))
 	b.checkGeneration()
+}
+
+// checkPages walks the whole list by its cursors: every event once, in order.
+func (b *world) checkPages(all int) {
+	b.Helper()
+	seen, path := map[string]bool{}, "/events?limit=7"
+	for next := path; ; {
+		page := b.ask(next)
+		for _, one := range page["data"].([]any) {
+			seen[one.(map[string]any)["event_id"].(string)] = true
+		}
+		cursor, more := page["next_cursor"].(string)
+		if !more {
+			break
+		}
+		next = path + "&cursor=" + cursor
+	}
+	if len(seen) != all {
+		b.Errorf("the pages have %d events, not %d", len(seen), all)
+	}
 }
 
 func (b *world) checkEvent(r *usage.Record, e map[string]any) {

@@ -147,7 +147,7 @@ func (p *Processor) breakOf(ctx context.Context, part int32, c ledger.Cursor, ha
 // offset at. Its first batch is a dead letter that says what happened: the
 // tie-out shows it until it is accepted.
 func (p *Processor) openAgain(ctx context.Context, part int32, at int64, why string) (*cursor, error) {
-	name := fmt.Sprintf("%s~%d", p.Log.TopicID(), at)
+	name := ledger.RereadTopic(p.Log.TopicID(), at)
 	c, err := p.Ledger.AcquirePartition(ctx, name, part)
 	if err != nil {
 		return nil, err

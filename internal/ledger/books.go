@@ -78,12 +78,7 @@ func (tx *Tx) pending(ctx context.Context) (p Pending, err error) {
 	}
 	p.Heard = moment(heard)
 	p.Unacked += silent
-	err = tx.each(ctx, func(r *sql.Rows) error {
-		var c Progress
-		err := r.Scan(&c.Topic, &c.Part, &c.Settled)
-		p.Cursors = append(p.Cursors, c)
-		return err
-	}, "SELECT topic, part, next_offset FROM settle_cursor ORDER BY topic, part")
+	p.Cursors, err = tx.cursors(ctx)
 	return p, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -230,15 +231,15 @@ func (tx *Tx) changes(ctx context.Context, since int64, a *BeatAnswer) error {
 // progress reads how far a topic is settled, and below that appended. The
 // cursors are read first: a batch settled in between begins at or above them.
 func (tx *Tx) progress(ctx context.Context, topic string) (list []Progress, err error) {
-	err = tx.each(ctx, func(r *sql.Rows) error {
-		p := Progress{Topic: topic}
-		err := r.Scan(&p.Part, &p.Settled)
-		p.Appended = p.Settled
-		list = append(list, p)
-		return err
-	}, "SELECT part, next_offset FROM settle_cursor WHERE topic = $1 ORDER BY part", topic)
+	cursors, err := tx.cursors(ctx)
 	if err != nil {
 		return nil, err
+	}
+	for _, c := range cursors {
+		if c.Topic == topic {
+			c.Appended = c.Settled
+			list = append(list, c)
+		}
 	}
 	var warehouse string
 	err = tx.row(ctx, "SELECT COALESCE((SELECT value FROM setting WHERE name = 'warehouse'), '')").Scan(&warehouse)
@@ -259,6 +260,30 @@ func (tx *Tx) progress(ctx context.Context, topic string) (list []Progress, err 
 		}
 		return err
 	}, "SELECT topic, part, MIN(off_from) FROM manifest WHERE NOT appended GROUP BY topic, part")
+	return list, err
+}
+
+// RereadTopic names the cursor under which the records below at of a partition
+// are settled again, because the log no longer was what had been settled.
+func RereadTopic(topic string, at int64) string { return fmt.Sprintf("%s~%d", topic, at) }
+
+// cursors lists how far every partition is settled. While one is settled again
+// from its beginning it counts as not settled at all: nothing may forget what
+// it still needs.
+func (tx *Tx) cursors(ctx context.Context) (list []Progress, err error) {
+	err = tx.each(ctx, func(r *sql.Rows) error {
+		var c Progress
+		err := r.Scan(&c.Topic, &c.Part, &c.Settled)
+		list = append(list, c)
+		return err
+	}, "SELECT topic, part, next_offset FROM settle_cursor ORDER BY topic, part")
+	for i := range list {
+		c := &list[i]
+		again := RereadTopic(c.Topic, c.Settled)
+		if slices.ContainsFunc(list, func(r Progress) bool { return r.Topic == again && r.Part == c.Part && r.Settled < c.Settled }) {
+			c.Settled = 0
+		}
+	}
 	return list, err
 }
 

@@ -94,7 +94,7 @@ var floors = [][]string{
 	{"gateway", "processor", "analytics", "internal/control"},
 	{"internal/app", "internal/cli"},
 	{"internal/demo"},
-	{"cmd/weir", "bench/floor", "bench/load", "bench/run", "bench/standin", "internal/crash", "internal/tidy"},
+	{"cmd/weir", "bench/floor", "bench/load", "bench/run", "bench/standin", "internal/crash", "internal/tidy", "gateway/boundtest", "test/sdk"},
 }
 
 // owners name the packages that may use an outside dependency; below them is
