@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,6 +90,19 @@ func TestNoAnswer(t *testing.T) {
 			leaked(t, r.result())
 		})
 	}
+}
+
+// TestErrorInSuccess: an error that comes with status 200 goes on as it is, and
+// nobody pays for it.
+func TestErrorInSuccess(t *testing.T) {
+	const body = `{"error":{"message":"overloaded"}}`
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+	t.Cleanup(up.Close)
+	r := newRig(t, func(o *Options) { o.Upstreams[0].BaseURL = up.URL })
+	if a := r.chat("", `"max_tokens":50`); a.status != 200 || a.body != body || a.Get(headerPrice) != "0.00" {
+		t.Errorf("%d %s, price %s", a.status, a.body, a.Get(headerPrice))
+	}
+	leaked(t, r.result())
 }
 
 // TestPrivateAddress: a provider may not lead into the operator's own network.

@@ -54,7 +54,7 @@ func allowed(list []string, providerName, model string) bool {
 func (g *Gateway) bound(c *call) (ratecard.Rated, *refusal) {
 	m := c.model
 	input := m.InputTokensMax(uint64(c.scan.TextBytes)) + uint64(c.scan.Messages)*m.MessageOverhead + uint64(c.scan.Tools)*m.ToolOverhead
-	if m.Context > 0 {
+	if m.Context > 0 && c.route.generates { // an embedding model's is that of one input of many
 		input = min(input, m.Context)
 	}
 	if m.PricedInput > 0 && input > m.PricedInput {
@@ -94,8 +94,8 @@ func (g *Gateway) outputLimit(c *call) (int64, *refusal) {
 		most = int64(m.Context) // the card does not say: no answer is longer than the window
 	}
 	switch {
-	case c.scan.HasLimit && most > 0:
-		return min(c.scan.Limit, most), nil
+	case c.scan.HasLimit && m.Context > 0:
+		return min(c.scan.Limit, int64(m.Context)), nil // MaxOutput is no bound: some features raise it
 	case c.scan.HasLimit:
 		return c.scan.Limit, nil
 	case g.MissingMax == missingRefuse || most == 0:

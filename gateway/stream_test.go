@@ -261,8 +261,22 @@ func TestShutdown(t *testing.T) {
 	if closes := r.records(usage.KindClose); len(closes) != 1 || closes[0].Count != 4 {
 		t.Errorf("%+v", closes)
 	}
-	if r.leakage.exceeded("acme", time.Now()) {
+	if len(r.leakage.leaks) > 0 {
 		t.Error("a stop counts as the customer's leakage")
+	}
+}
+
+// TestShutdownWaitsForDrains: a drain has no connection that would hold the
+// shutdown up, and ends all the same.
+func TestShutdownWaitsForDrains(t *testing.T) {
+	r := newRig(t)
+	conn := r.dial(chatPath, r.key, chatBody("in=20 out=10 chunks=10 interval=10ms fault=stall after=8 stall=700ms", streaming))
+	conn.until(t, `"content":"`)
+	conn.Close()
+	r.eventually("a drain without a connection", func() bool { return r.draining.Load() == 1 && r.server.GetOpenConnectionsCount() == 0 })
+	r.stop(waitMax)
+	if rec := r.result(); rec.Estimated || rec.Price != 27000 || rec.Status != usage.StatusClientGone {
+		t.Errorf("%+v", rec)
 	}
 }
 

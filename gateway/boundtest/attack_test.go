@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	"weir/schemas/usage"
 )
 
 // attacks are requests written to be billed for more than their bytes seem to
@@ -36,7 +34,7 @@ func (s *scales) attacks(t *testing.T) {
 	body := `{"model":"gpt-4o","max_tokens":1,"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f","parameters":{"enum":[%s]}}}]}`
 	check("short numbers", prompt{api: "chat", model: "gpt-4o", limit: 1}, fmt.Sprintf(body, short), s.o200k.count(long))
 	body = `{"model":"claude-sonnet-4-5","max_tokens":1,"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{"a":[%s]}}]}]}`
-	check("short numbers in a tool's input", prompt{api: "messages", model: "claude-sonnet-4-5", limit: 1, cache: usage.Input}, fmt.Sprintf(body, short), s.claude.count(long))
+	check("short numbers in a tool's input", prompt{api: "messages", model: "claude-sonnet-4-5", limit: 1}, fmt.Sprintf(body, short), s.claude.count(long))
 
 	// The context of an embedding model is that of one input of many.
 	p := prompt{api: "embeddings", model: "text-embedding-3-small"}
@@ -50,36 +48,4 @@ func (s *scales) attacks(t *testing.T) {
 	p = prompt{api: "messages", model: "claude-3-7-sonnet-latest", limit: 128_000, features: "output-128k-2025-02-19",
 		messages: []message{{role: "user", parts: []string{"x"}}}}
 	check("longer output by a feature", p, p.body(), p.tokens(s.claude))
-}
-
-// counting holds the way of counting to figures that the providers publish with
-// requests: too low a count would prove nothing.
-func (s *scales) counting(t *testing.T) {
-	location := schema{kind: "string", description: "The city and state, e.g. San Francisco, CA"}
-	place := schema{kind: "object", names: []string{"location"}, properties: []schema{location}}
-	scale := schema{kind: "object", names: []string{"location", "unit"}, properties: []schema{location, {kind: "string", choices: []string{"celsius", "fahrenheit"}}}}
-	ask := func(api, text string, tools ...tool) prompt {
-		return prompt{api: api, messages: []message{{role: "user", parts: []string{text}}}, tools: tools}
-	}
-	hello := ask("chat", "Hello!")
-	hello.messages = append([]message{{role: "system", parts: []string{"You are a helpful assistant."}}}, hello.messages...)
-	scientist := ask("messages", "Hello, Claude")
-	scientist.system = []string{"You are a scientist"}
-	const description = "Get the current weather in a given location"
-	for _, known := range []struct {
-		p      prompt
-		of     *vocabulary
-		billed int
-	}{
-		{hello, s.cl100k, 19},
-		{ask("chat", "What is the weather like in Boston today?", tool{"get_current_weather", description, scale}), s.cl100k, 82},
-		{scientist, s.claude, 14},
-		{ask("messages", "What's the weather like in San Francisco?", tool{"get_weather", description, place}), s.claude, 403},
-	} {
-		if got := known.p.tokens(known.of); got < known.billed {
-			t.Errorf("%d tokens are counted where %d were billed: %s", got, known.billed, known.p.body())
-		} else {
-			t.Logf("%d for %d", got, known.billed)
-		}
-	}
 }

@@ -204,9 +204,9 @@ const (
 	// counting adds for every message, with one more for a name, and for the
 	// reply that is begun.
 	messageFraming, nameFraming, replyFraming = 3, 1, 3
-	// toolPrompt is the longest system prompt by which Anthropic's models are
-	// told of tools, in tokens.
-	toolPrompt = 804
+	// toolPrompt is more tokens than any length that Anthropic publishes of the
+	// system prompt by which its models are told of tools.
+	toolPrompt = 900
 )
 
 // tokens is how many input tokens a provider bills. Every text is counted

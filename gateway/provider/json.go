@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/bits"
+	"slices"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 const (
@@ -15,6 +18,9 @@ const (
 	// answerDepthMax is larger, because a model may nest the input of a tool
 	// as its schema lets it, and an answer that was served must be read.
 	answerDepthMax = 512
+	// numberBytesMax is the longest way in which writers of JSON write a number
+	// that came with an exponent: a sign, 21 digits and a fraction.
+	numberBytesMax = 25
 )
 
 // cursor reads one JSON text (RFC 8259) from front to back and copies nothing.
@@ -26,6 +32,9 @@ type cursor struct {
 	depth    int
 	depthMax int
 	space    int    // bytes of space passed between tokens
+	bounding bool   // growth is wanted
+	growth   int    // bytes by which what was read may get longer before it is counted
+	decoded  []byte // space for one string
 	fault    string // what is wrong, "" while nothing is
 	faultAt  int
 }
@@ -113,6 +122,7 @@ func (c *cursor) str() (raw []byte, plain bool) {
 	}
 	b, start := c.b, c.at+1
 	plain = true
+	beyond := false // there may be characters beyond ASCII
 	for i := start; ; {
 		for i+8 <= len(b) {
 			if m := special(binary.LittleEndian.Uint64(b[i:])); m != 0 {
@@ -128,6 +138,9 @@ func (c *cursor) str() (raw []byte, plain bool) {
 		switch ch := b[i]; {
 		case ch == '"':
 			c.at = i + 1
+			if beyond && c.bounding {
+				c.grow(b[start:i])
+			}
 			return b[start:i], plain
 		case ch == '\\':
 			n := escapeLen(b[i:])
@@ -136,6 +149,7 @@ func (c *cursor) str() (raw []byte, plain bool) {
 				c.fail("not an escape sequence")
 				return nil, true
 			}
+			beyond = beyond || b[i+1] == 'u'
 			i += n
 			plain = false
 		case ch < ' ':
@@ -152,9 +166,33 @@ func (c *cursor) str() (raw []byte, plain bool) {
 				return nil, true
 			}
 			i += n
-			plain = false
+			plain, beyond = false, true
 		}
 	}
+}
+
+// grow adds the bytes by which a string may get longer before its tokens are
+// counted. Some models read text in the form NFKC, in which a character may
+// have eleven times its bytes; all others read it as it is. From where the text
+// is not plainly in that form its characters count decomposed: composing them
+// again makes no more bytes, and would take a hundred times as long.
+func (c *cursor) grow(raw []byte) {
+	text := raw
+	if bytes.IndexByte(raw, '\\') >= 0 {
+		c.decoded = unescape(slices.Grow(c.decoded[:0], len(raw)), raw)
+		text = c.decoded
+	}
+	n := norm.NFKC.QuickSpan(text)
+	grown := n
+	for n < len(text) {
+		size, grows := 1, 1
+		if text[n] >= utf8.RuneSelf {
+			p := norm.NFKC.Properties(text[n:])
+			size, grows = p.Size(), max(p.Size(), len(p.Decomposition()))
+		}
+		n, grown = n+size, grown+grows
+	}
+	c.growth += max(0, grown-len(raw))
 }
 
 // special marks the bytes of w that need a look: quotes, backslashes, control
@@ -240,6 +278,9 @@ func (c *cursor) number() []byte {
 		}
 		if !c.digits() {
 			return nil
+		}
+		if c.bounding {
+			c.growth += max(0, numberBytesMax-(c.at-start))
 		}
 	}
 	return c.b[start:c.at]

@@ -26,8 +26,10 @@ type Scan struct {
 	HasLimit bool
 	N        int64 // answers asked for, at least 1
 	// TextBytes bounds the tokens of the inline input: the bytes of the body
-	// but for the space between its tokens. Decoding an escape yields no more
-	// bytes than were written, and no tokenizer makes more tokens than bytes.
+	// but for the space between its tokens, and those by which its strings and
+	// numbers may grow when the provider writes them anew. Decoding an escape
+	// yields no more bytes than were written, and no tokenizer makes more tokens
+	// than bytes.
 	TextBytes int64
 	Messages  int64 // messages, for a model's overhead per message
 	Tools     int64 // tools and functions defined
@@ -73,7 +75,7 @@ func (s *Scan) InputBound(bytesPerTokenMin, messageOverhead, toolOverhead int64)
 func (a *API) Scan(body []byte, s *Scan) error {
 	*s = Scan{N: 1}
 	r := scanner{s: s}
-	r.b, r.depthMax = body, requestDepthMax
+	r.b, r.depthMax, r.bounding = body, requestDepthMax, true
 	if r.next() != '{' {
 		return invalid("", "the body is not a JSON object")
 	}
@@ -95,7 +97,7 @@ func (a *API) Scan(body []byte, s *Scan) error {
 		s.Limit = max(s.Limit, r.budget)
 	}
 	s.canAsk = a.Request.has(StreamOptions)
-	s.TextBytes = int64(len(body) - r.space)
+	s.TextBytes = int64(len(body) - r.space + r.growth)
 	return nil
 }
 
@@ -178,6 +180,9 @@ func (r *scanner) member(m *Member) *Refusal {
 		return r.flag(&r.s.Stream)
 	case Limit:
 		n, f := r.integer(limitMax)
+		if f == nil && n < m.Least {
+			f = invalid("", fmt.Sprintf("only a whole number from %d on is taken here", m.Least))
+		}
 		r.s.Limit, r.s.HasLimit = max(r.s.Limit, n), true
 		return f
 	case Budget:

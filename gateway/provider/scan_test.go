@@ -66,6 +66,8 @@ func TestScanRefusesInvalid(t *testing.T) {
 		invalid(messages, `{"model":"m","max_tokens":`+v+`}`, "max_tokens")
 		invalid(messages, `{"model":"m","max_tokens":9,"thinking":{"budget_tokens":`+v+`}}`, "thinking.budget_tokens")
 	}
+	invalid(chat, `{"model":"m","max_tokens":0}`, "max_tokens") // compatible servers take it for no limit
+	invalid(chat, `{"model":"m","max_completion_tokens":0,"max_tokens":5}`, "max_completion_tokens")
 	invalid(chat, `{"model":"m","stream":"true"}`, "stream")
 	invalid(chat, `{"model":"m","stream":1}`, "stream")
 	invalid(chat, `{"model":"m","stream_options":true}`, "stream_options")
@@ -150,7 +152,7 @@ func TestScanReads(t *testing.T) {
 	if s := scan(t, openai.Chat, `{"model":"m","max_completion_tokens":70,"max_tokens":8}`); s.Limit != 70 {
 		t.Errorf("%+v", *s)
 	}
-	if s := scan(t, openai.Chat, `{"model":"m","max_tokens":0,"n":0,"stream":null}`); !s.HasLimit || s.Limit != 0 || s.N != 1 || s.Stream {
+	if s := scan(t, anthropic.Messages, `{"model":"m","max_tokens":0,"stream":null}`); !s.HasLimit || s.Limit != 0 || s.Stream {
 		t.Errorf("%+v", *s)
 	}
 	if s := scan(t, openai.Embeddings, `{"model":"m","input":[[1,2,3],[4]],"dimensions":8}`); s.Model != "m" || s.TextBytes != 50 {
@@ -191,6 +193,39 @@ func TestInputBound(t *testing.T) {
 	f(provider.Scan{TextBytes: 101, Messages: 2, Tools: 3}, 1, 4, 10, 101+8+30)
 	f(provider.Scan{TextBytes: 101}, 2, 4, 10, 51)
 	f(provider.Scan{TextBytes: 101}, 0, 0, 0, 101)
+}
+
+// TestTextBytesGrow: what a provider may write anew, and longer, counts by its
+// longest form. By hand: ﷺ is 3 bytes and 33 as NFKC, 18 letters and spaces; ½
+// is 2 and 5; U+00C0 before U+0323 is 4 and, reordered, 5.
+func TestTextBytesGrow(t *testing.T) {
+	f := func(value string, growth int) {
+		t.Helper()
+		body := `{"model":"m","a":` + value + `}`
+		if s := scan(t, openai.Chat, body); s.TextBytes != int64(len(body)+growth) {
+			t.Errorf("%s: %d bytes count as %d, want %d more", value, len(body), s.TextBytes, growth)
+		}
+	}
+	f(`"plain é 漢 한 😀 \n \u00e9 \u0000"`, 0)
+	f(`"ﷺ"`, 30)
+	f(`"\ufdfa"`, 27)
+	f(`"½ ½"`, 6)
+	f(`"\u00bd"`, 0) // the escape is longer already
+	f("\"À\u0323\"", 1)
+	f(`{"ﷺ":["ﷺ"]}`, 60)
+	f(`1e20`, 21)
+	f(`[-1.5E-3,7]`, 18)
+	f(`123456789012345678901234567890`, 0)
+}
+
+// TestPromptsOfTheProviderCount: what makes the provider add a prompt of its
+// own counts as a tool.
+func TestPromptsOfTheProviderCount(t *testing.T) {
+	for _, members := range []string{`"output_config":{"effort":"low","format":{"type":"json_schema"}}`, `"output_format":{"type":"json_schema"}`} {
+		if s := scan(t, anthropic.Messages, `{"model":"m",`+members+`}`); s.Tools != 1 {
+			t.Errorf("%s: %d", members, s.Tools)
+		}
+	}
 }
 
 func TestRewrite(t *testing.T) {
@@ -316,7 +351,7 @@ func TestScanAllocatesNothingThatGrows(t *testing.T) {
 		if err := openai.Chat.Scan(text, &s); err != nil {
 			t.Fatal(err)
 		}
-	}); n > 2 { // the model's name, and the scanner
+	}); n > 3 { // the model's name, the scanner, and space to decode the longest string
 		t.Errorf("%v allocations", n)
 	}
 }

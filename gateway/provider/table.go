@@ -12,6 +12,7 @@ type Member struct {
 	Allow  []string // Words: the strings that change no price. CacheTTL, Kind: see there
 	Inside Table    // the object it holds, or each object of the array it holds
 	Slot   int      // Number: where its count goes
+	Least  int64    // Limit: the smallest that is taken
 }
 
 // Rule says what the value of a member means.
@@ -38,7 +39,8 @@ const (
 	StreamOptions
 	// IncludeUsage is that wish.
 	IncludeUsage
-	// Messages and Tools are Nested, and their objects are counted.
+	// Messages and Tools are Nested, and their objects are counted. Whatever
+	// makes the provider add a prompt of its own is counted as a tool.
 	Messages
 	Tools
 	// CacheControl asks that input be written to a cache, for money, and

@@ -4,10 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/anthropics/anthropic-sdk-go/v2"
@@ -33,26 +30,6 @@ func anthropicFailure(failure object, err error) {
 		failure["code"] = body.Error.Code
 	}
 	failure["status"], failure["type"], failure["message"], failure["request_id"] = no.StatusCode, no.Type(), no.Message, no.RequestID != ""
-}
-
-// inParallel makes the calls at once; the n-th asks for n tokens, and every
-// other one is a stream that tells its usage.
-func inParallel(request []byte, call func(request []byte, stream bool) (object, error)) (object, error) {
-	out, failed := make([]any, parallelCalls), make([]error, parallelCalls)
-	var calls sync.WaitGroup
-	for i := range parallelCalls {
-		calls.Go(func() {
-			ask := []byte(strings.Replace(string(request), "out=40", fmt.Sprint("out=", i+1), 1))
-			stream := i%2 == 1
-			if stream && strings.Contains(string(request), "gpt") {
-				ask = append([]byte(`{"stream_options":{"include_usage":true},`), ask[1:]...)
-			}
-			seen, err := call(ask, stream)
-			out[i], failed[i] = seen["out"], err
-		})
-	}
-	calls.Wait()
-	return object{"out": out}, errors.Join(failed...)
 }
 
 func anthropicClient(baseURL, key string) anthropic.Client {

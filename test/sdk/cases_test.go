@@ -1,6 +1,7 @@
 package sdk
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 )
@@ -67,7 +68,7 @@ var openaiProvider = provider{
 // At $1 and $5 per million: 20 × 1 + 40 × 5 = 220 millionths.
 var anthropicProvider = provider{
 	name: "anthropic", small: "claude-haiku-4-5", other: "claude-sonnet-4-5", stop: "end_turn", price: "0.00022",
-	options: object{"temperature": 0.25, "top_k": 40, "stop_sequences": []any{"\n\n"}, "metadata": object{"user_id": "u-1"}, "service_tier": "standard_only",
+	options: object{"stop_sequences": []any{"\n\n"}, "metadata": object{"user_id": "u-1"}, "service_tier": "standard_only",
 		"thinking": object{"type": "disabled"}, "tool_choice": object{"type": "auto", "disable_parallel_tool_use": true},
 		"system": []any{object{"type": "text", "text": "You know rivers. Ä €", "cache_control": object{"type": "ephemeral"}}}},
 	dear: object{"tools": []any{object{"type": "web_search_20250305", "name": "web_search"}}},
@@ -101,17 +102,10 @@ func (p *provider) cases() []sdkCase {
 	list = append(list, p.refused()...)
 	for i := range list {
 		c := &list[i]
-		c.Key = cmpOr(c.Key, "rich")
+		c.Key = cmp.Or(c.Key, "rich")
 		c.attempts = max(c.attempts, 1)
 	}
 	return list
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // served are calls that the provider answers well.

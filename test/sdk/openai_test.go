@@ -13,9 +13,6 @@ import (
 	"github.com/openai/openai-go/v3/packages/ssestream"
 )
 
-// goErrors: the SDKs for Go have one type of error, which carries the status.
-var goErrors = errorNames{0: "*apierror.Error"}
-
 func TestGoOpenAI(t *testing.T) {
 	check(t, &openaiProvider, goDriver(map[string]goCall{
 		"create": openaiCreate, "headers": openaiHeaders, "stream": openaiStream, "helper": openaiHelper, "parallel": openaiParallel,
@@ -23,53 +20,14 @@ func TestGoOpenAI(t *testing.T) {
 	}), goErrors)
 }
 
-// goCall makes a call of a plan and returns what the SDK made of it. An error
-// stands for an observation of its own, unless something was seen before it.
-type goCall func(ctx context.Context, baseURL, key string, request []byte) (object, error)
-
-// goDriver runs a plan in this process, all calls at once.
-func goDriver(hows map[string]goCall) driver {
-	return func(ctx context.Context, p plan) ([]observation, error) {
-		seen := make(chan observation)
-		for _, c := range p.Calls {
-			go func() {
-				request, err := json.Marshal(c.Request)
-				o := observation{Case: c.Case}
-				if err == nil {
-					o.Seen, err = hows[c.How](ctx, p.BaseURL, c.Key, request)
-				}
-				o.Seen = withFailure(o.Seen, err)
-				seen <- o
-			}()
-		}
-		var all []observation
-		for range p.Calls {
-			all = append(all, <-seen)
-		}
-		return all, nil
-	}
-}
-
-// withFailure adds to what was seen how the call failed, if it did.
-func withFailure(seen object, err error) object {
-	if err == nil {
-		return seen
-	}
-	failure := object{"error": fmt.Sprintf("%T", err), "message": err.Error()}
-	if seen != nil {
-		failure["failed"] = true
-	}
+// openaiFailure adds what an error of this SDK tells.
+func openaiFailure(failure object, err error) {
 	var no *openai.Error
-	if errors.As(err, &no) {
-		failure["status"], failure["code"], failure["type"], failure["message"] = no.StatusCode, no.Code, no.Type, no.Message
-		failure["request_id"] = no.Response.Header.Get("X-Request-Id") != ""
-	} else {
-		anthropicFailure(failure, err)
+	if !errors.As(err, &no) {
+		return
 	}
-	for name, value := range seen {
-		failure[name] = value
-	}
-	return failure
+	failure["status"], failure["code"], failure["type"], failure["message"] = no.StatusCode, no.Code, no.Type, no.Message
+	failure["request_id"] = no.Response.Header.Get("X-Request-Id") != ""
 }
 
 func openaiClient(baseURL, key string) openai.Client {
@@ -169,7 +127,7 @@ func openaiParallel(ctx context.Context, baseURL, key string, request []byte) (o
 		if !stream {
 			return openaiCreate(ctx, baseURL, key, request)
 		}
-		return openaiStream(ctx, baseURL, key, request)
+		return openaiStream(ctx, baseURL, key, append([]byte(`{"stream_options":{"include_usage":true},`), request[1:]...))
 	})
 }
 

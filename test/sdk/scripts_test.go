@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -119,14 +118,14 @@ var pythonPackages = sync.OnceValues(func() (string, error) {
 	return install("python", []string{"requirements.txt"}, func(dir string) [][]string {
 		return [][]string{
 			{"python3", "-m", "venv", dir},
-			{filepath.Join(dir, "bin", "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", filepath.Join(dir, "requirements.txt")},
+			{filepath.Join(dir, "bin", "python"), "-m", "pip", "install", "--quiet", "--retries", "2", "-r", filepath.Join(dir, "requirements.txt")},
 		}
 	})
 })
 
 var nodePackages = sync.OnceValues(func() (string, error) {
 	return install("node", []string{"node/package.json", "node/package-lock.json"}, func(dir string) [][]string {
-		return [][]string{{"npm", "ci", "--prefix", dir, "--no-audit", "--no-fund", "--ignore-scripts"}}
+		return [][]string{{"npm", "ci", "--prefix", dir, "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries", "1"}}
 	})
 })
 
@@ -169,7 +168,7 @@ func install(language string, lists []string, commands func(dir string) [][]stri
 	}
 	for _, c := range commands(dir) {
 		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
-			return "", errors.Join(fmt.Errorf("%s: %w", strings.Join(c, " "), err), errors.New(string(out)))
+			return "", fmt.Errorf("%s %s: %w: %.500s", c[0], c[1], err, bytes.Join(bytes.Fields(out), []byte(" ")))
 		}
 	}
 	return dir, os.WriteFile(mark, nil, 0o600)

@@ -120,7 +120,7 @@ func usageTable(outputRule provider.Rule) provider.Table {
 var request = provider.Table{
 	{Name: "model", Rule: provider.Model},
 	{Name: "stream", Rule: provider.Streaming},
-	{Name: "max_tokens", Rule: provider.Limit},
+	{Name: "max_tokens", Rule: provider.Limit}, // 0 only fills the cache
 	{Name: "messages", Rule: provider.Messages, Inside: provider.Table{
 		{Name: "content", Rule: provider.Nested, Inside: block},
 	}},
@@ -134,6 +134,10 @@ var request = provider.Table{
 		cacheControl,
 	}},
 	cacheControl,
+	{Name: "output_config", Rule: provider.Nested, Inside: provider.Table{
+		{Name: "format", Rule: provider.Tools},
+	}},
+	{Name: "output_format", Rule: provider.Tools}, // its older name
 	// auto may be served by capacity that was bought beforehand; the answer says so.
 	{Name: "service_tier", Rule: provider.Words, Allow: []string{"auto", "standard_only"}},
 	{Name: "speed", Rule: provider.Words, Allow: []string{"standard"}},

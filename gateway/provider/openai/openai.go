@@ -71,8 +71,9 @@ var chatRequest = provider.Table{
 	{Name: "stream_options", Rule: provider.StreamOptions, Inside: provider.Table{
 		{Name: "include_usage", Rule: provider.IncludeUsage},
 	}},
-	{Name: "max_completion_tokens", Rule: provider.Limit},
-	{Name: "max_tokens", Rule: provider.Limit},
+	// OpenAI takes no limit of 0, and compatible servers take it for none.
+	{Name: "max_completion_tokens", Rule: provider.Limit, Least: 1},
+	{Name: "max_tokens", Rule: provider.Limit, Least: 1},
 	{Name: "n", Rule: provider.Choices},
 	{Name: "messages", Rule: provider.Messages, Inside: provider.Table{
 		{Name: "content", Rule: provider.Nested, Inside: chatPart},

@@ -4,9 +4,8 @@ import asyncio
 
 import anthropic
 
-from driver import broken, numbered, run
+from driver import PARALLEL, broken, numbered, run
 
-PARALLEL = 32
 # A feature that changes no price.
 BETA = "interleaved-thinking-2025-05-14"
 

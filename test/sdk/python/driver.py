@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 # Calls that are retried wait: together they wait once.
 THREADS = 8
+# Calls at once where that is the case's point.
+PARALLEL = 32
 
 
 def run(connect, hows):

@@ -4,9 +4,7 @@ import asyncio
 
 import openai
 
-from driver import broken, numbered, run
-
-PARALLEL = 32
+from driver import PARALLEL, broken, numbered, run
 
 
 def connect(base_url, key):
