@@ -129,6 +129,9 @@ var nodePackages = sync.OnceValues(func() (string, error) {
 	})
 })
 
+// saidMax is how much of a failed command's output is told: its end says why.
+const saidMax = 300
+
 // install runs commands in a folder of the user's cache that has copies of the
 // lists and is named for their content. A mark says that it is complete; a lock
 // keeps two test processes apart.
@@ -168,7 +171,8 @@ func install(language string, lists []string, commands func(dir string) [][]stri
 	}
 	for _, c := range commands(dir) {
 		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%s %s: %w: %.500s", c[0], c[1], err, bytes.Join(bytes.Fields(out), []byte(" ")))
+			said := bytes.Join(bytes.Fields(out), []byte(" "))
+			return "", fmt.Errorf("cannot run %s: %w: …%s", strings.Join(c[:2], " "), err, said[max(0, len(said)-saidMax):])
 		}
 	}
 	return dir, os.WriteFile(mark, nil, 0o600)

@@ -96,6 +96,8 @@ var chatRequest = provider.Table{
 	{Name: "previous_response_id", Rule: provider.Refused},
 	{Name: "conversation", Rule: provider.Refused},
 	{Name: "background", Rule: provider.Refused},
+	{Name: "best_of", Rule: provider.Refused},       // compatible servers generate as many answers
+	{Name: "chat_template", Rule: provider.Refused}, // compatible servers render the input by it
 }
 
 // chatPart is a part of a message's content. Pictures, sound and files cost
