@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -192,4 +193,38 @@ func (r *race) audit() {
 			return
 		}
 	}
+}
+
+// TestNoGrantBehindASession: a session that begins lists every lease of its
+// gateway. A grant of the session before is in the list or is refused; one that
+// slipped in behind it would hold money that nobody closes.
+func TestNoGrantBehindASession(t *testing.T) {
+	ledgertest.Each(t, func(t *testing.T, open func() *ledger.DB) {
+		dbs, ctx := []*ledger.DB{open(), open()}, context.Background()
+		fund(t, dbs[0], "acme", 1000)
+		session := ledger.Session{ID: "s0", Gateway: "g", TTL: time.Hour}
+		if _, err := dbs[0].StartSession(ctx, session); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 100 {
+			old, lease := fmt.Sprintf("s%d", i), fmt.Sprintf("l%d", i)
+			var granted error
+			var race sync.WaitGroup
+			race.Go(func() {
+				_, _, granted = dbs[0].Grant(ctx, ledger.GrantRequest{LeaseID: lease, Customer: "acme", Session: old, Gateway: "g", GrantNo: 1, Need: 1})
+			})
+			session.ID = fmt.Sprintf("s%d", i+1)
+			listed, err := dbs[1].StartSession(ctx, session)
+			if err != nil {
+				t.Fatal(err)
+			}
+			race.Wait()
+			if granted == nil && !slices.ContainsFunc(listed, func(l ledger.Lease) bool { return l.ID == lease }) {
+				t.Fatalf("round %d: the grant came behind the session that should list it", i)
+			}
+			if granted != nil && !errors.Is(granted, ledger.ErrSuperseded) {
+				t.Fatal(granted)
+			}
+		}
+	})
 }

@@ -129,9 +129,11 @@ func (db *DB) Grant(ctx context.Context, q GrantRequest) (l Lease, w Wallet, err
 	return Lease{}, Wallet{}, fmt.Errorf("cannot grant %s: %w", q.LeaseID, err)
 }
 
-// grant locks the lease before the wallet, as settling does.
+// grant locks the lease before the wallet, as settling does. Before both it
+// shares the session's row: a newer session of the gateway, which ends this one
+// and lists its leases, comes before a grant or after it, never in between.
 func (tx *Tx) grant(ctx context.Context, q GrantRequest) (Lease, walletRow, error) {
-	s, err := tx.liveSession(ctx, q.Session)
+	s, err := tx.liveSession(ctx, q.Session, tx.db.share)
 	if err != nil {
 		return Lease{}, walletRow{}, err
 	}

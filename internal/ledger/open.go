@@ -66,6 +66,7 @@ type DB struct {
 	now      func() time.Time // nil: ask the server
 	chunk    int              // rows per VALUES list
 	lock     string           // what makes SELECT lock its rows
+	share    string           // what makes SELECT keep others from changing its rows
 	write    *sql.DB
 	read     *sql.DB // the same pool as write, except for SQLite
 
@@ -158,7 +159,7 @@ func (db *DB) openServer(ctx context.Context, address string) (err error) {
 	db.write.SetMaxOpenConns(serverConns)
 	db.write.SetMaxIdleConns(serverConns)
 	db.write.SetConnMaxIdleTime(maxIdle)
-	db.read, db.chunk, db.lock = db.write, chunk, " FOR UPDATE"
+	db.read, db.chunk, db.lock, db.share = db.write, chunk, " FOR UPDATE", " FOR SHARE"
 	var version string
 	if err := db.read.QueryRowContext(ctx, "SELECT version()").Scan(&version); err != nil {
 		return err

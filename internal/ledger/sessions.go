@@ -134,7 +134,7 @@ func (db *DB) Beat(ctx context.Context, b Beat) (BeatAnswer, error) {
 		hit, err := tx.exec(ctx, `UPDATE session SET heard_at = $1, unacked = $2, unsettled_bytes = $3, oldest_unsettled = $4, in_flight = $5
 			WHERE id = $6 AND ended_at = 0`, now, b.Unacked, b.UnsettledBytes, micros(b.OldestUnsettled), b.InFlight, b.Session)
 		if err == nil && hit == 0 {
-			_, err = tx.liveSession(ctx, b.Session)
+			_, err = tx.liveSession(ctx, b.Session, "")
 		}
 		return err
 	})
@@ -157,11 +157,12 @@ type sessionRow struct {
 	expiresAt int64 // unless another beat comes
 }
 
-// liveSession reads a session; one that has ended is an error.
-func (tx *Tx) liveSession(ctx context.Context, id string) (s sessionRow, err error) {
+// liveSession reads a session; one that has ended is an error. lock, if not
+// empty, makes the SELECT lock the row.
+func (tx *Tx) liveSession(ctx context.Context, id, lock string) (s sessionRow, err error) {
 	var endedAt int64
 	var superseded bool
-	err = tx.row(ctx, "SELECT gateway, heard_at + ttl, ended_at, superseded FROM session WHERE id = $1", id).
+	err = tx.row(ctx, "SELECT gateway, heard_at + ttl, ended_at, superseded FROM session WHERE id = $1"+lock, id).
 		Scan(&s.gateway, &s.expiresAt, &endedAt, &superseded)
 	if err = missing(err, "session", id); err != nil {
 		return sessionRow{}, err
