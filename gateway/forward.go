@@ -35,13 +35,13 @@ func (g *Gateway) forward(ctx *fasthttp.RequestCtx, c *call) *http.Response {
 	req, err := g.upstreamRequest(ctx, c, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
 	var resp *http.Response
 	if err == nil {
-		resp, err = c.route.upstream.client.Do(req)
+		resp, err = c.route.upstream.client.RoundTrip(req)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		g.failed(ctx, c, connected, err)
 		return nil
-	case resp.StatusCode < 200 || resp.StatusCode > 299:
+	}
+	if decode(resp); resp.StatusCode < 200 || resp.StatusCode > 299 {
 		g.passError(ctx, c, resp)
 		return nil
 	}
@@ -137,6 +137,8 @@ func passHeaders(ctx *fasthttp.RequestCtx, from http.Header) {
 	}
 }
 
+// isEventStream: one that cannot be decoded is none, so that its client is told
+// before it is given a status of success.
 func isEventStream(a *http.Response) bool {
-	return strings.HasPrefix(a.Header.Get("Content-Type"), "text/event-stream")
+	return strings.HasPrefix(a.Header.Get("Content-Type"), "text/event-stream") && a.Header["Content-Encoding"] == nil
 }

@@ -166,6 +166,9 @@ func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
 	ctx.Response.Header.Set(headerRequestID, c.id)
 	defer g.recovered(ctx, c)
 
+	if !g.wellFormed(ctx, c) {
+		return // answered: not to be believed
+	}
 	r := g.route(ctx, c)
 	if r == nil {
 		return // answered: not a metered path

@@ -40,6 +40,7 @@ func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, c *call, r *refusal) {
 		h.Set("X-Should-Retry", "false")
 	}
 	h.Del(headerReserved)
+	h.Set(requestIDOf[c.shape], c.id)
 	body := provider.ErrorBody{Status: r.status, Code: r.code, Message: r.message, Reason: r.reason, RequestID: c.id}
 	if body.Funds = r.funds; body.Funds != nil {
 		body.Funds.Currency, body.Funds.TopUpURL = Currency, g.TopUpURL
@@ -48,6 +49,10 @@ func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, c *call, r *refusal) {
 	ctx.SetContentType("application/json")
 	ctx.Response.SetBodyRaw(provider.AppendError(nil, c.shape, body))
 }
+
+// requestIDOf is where the SDKs of a provider look for the id of a request.
+// Answers of the provider carry its own there, refusals of weir weir's.
+var requestIDOf = map[provider.Shape]string{provider.OpenAI: "X-Request-Id", provider.Anthropic: "Request-Id"}
 
 // answerBroken answers requests that fasthttp could not read: too large, too
 // slow or not HTTP. The connection is closed after it.

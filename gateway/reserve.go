@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -78,16 +77,9 @@ func (g *Gateway) reserve(ctx *fasthttp.RequestCtx, c *call) *refusal {
 	return nil
 }
 
-// chunked is what fasthttp gives for the length of such a body.
-const chunked = -1
-
 // read scans the body and the headers that bear cost or become dimensions.
 func (g *Gateway) read(ctx *fasthttp.RequestCtx, c *call) *refusal {
 	header := &ctx.Request.Header
-	if header.ContentLength() == chunked && bytes.Contains(bytes.ToLower(header.RawHeaders()), []byte("content-length:")) {
-		return &refusal{status: http.StatusBadRequest, code: "invalid_request", // a proxy in front may have read another body
-			message: "The request has both a Content-Length and a Transfer-Encoding."}
-	}
 	if len(header.Peek("Content-Encoding")) > 0 {
 		return &refusal{status: http.StatusUnsupportedMediaType, code: "encoded_body",
 			message: "Send the body without Content-Encoding: what cannot be read cannot be priced."}

@@ -30,6 +30,9 @@ const (
 	// flight on a busy machine.
 	upstreamIdleConns = 1024
 	upstreamIdleTime  = 90 * time.Second
+	// upstreamBufferBytes holds most requests and answers whole, so that each is
+	// one system call.
+	upstreamBufferBytes = 16 << 10
 	// upstreamHeaderBytes bounds the headers of a provider's answer.
 	upstreamHeaderBytes = 64 << 10
 )
@@ -51,7 +54,7 @@ type route struct {
 // upstream is a provider with its client.
 type upstream struct {
 	Upstream
-	client  *http.Client
+	client  *http.Transport
 	headers http.Header // sent with every request; never changed
 }
 
@@ -98,9 +101,10 @@ func apisOf(kind string) (map[string]*provider.API, provider.Shape, error) {
 	return nil, 0, fmt.Errorf("kind %q is neither openai nor anthropic", kind)
 }
 
-// newClient makes the client of one provider: no redirects, no proxy from the
-// environment, the address checked after its name was resolved.
-func newClient(u Upstream) (*http.Client, error) {
+// newClient makes the client of one provider: a bare transport, so no redirects
+// and no cookies, no proxy from the environment, and the address checked after
+// its name was resolved.
+func newClient(u Upstream) (*http.Transport, error) {
 	if !strings.HasPrefix(u.BaseURL, "https://") && !(u.AllowPrivate && strings.HasPrefix(u.BaseURL, "http://")) {
 		return nil, fmt.Errorf("base_url %q must begin with https:// (http:// needs allow_private: true)", u.BaseURL)
 	}
@@ -119,13 +123,11 @@ func newClient(u Upstream) (*http.Client, error) {
 	if !u.AllowPrivate {
 		dialer.Control = refusePrivate
 	}
-	return &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-			ForceAttemptHTTP2: true, DisableCompression: true, MaxIdleConns: upstreamIdleConns, MaxIdleConnsPerHost: upstreamIdleConns,
-			IdleConnTimeout: upstreamIdleTime, TLSHandshakeTimeout: dialTimeout, MaxResponseHeaderBytes: upstreamHeaderBytes,
-		},
+	return &http.Transport{
+		DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2: true, DisableCompression: true, MaxIdleConns: upstreamIdleConns, MaxIdleConnsPerHost: upstreamIdleConns,
+		IdleConnTimeout: upstreamIdleTime, TLSHandshakeTimeout: dialTimeout, MaxResponseHeaderBytes: upstreamHeaderBytes,
+		WriteBufferSize: upstreamBufferBytes, ReadBufferSize: upstreamBufferBytes,
 	}, nil
 }
 

@@ -3,6 +3,7 @@ package provider
 import (
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"weir/schemas/money"
 )
@@ -23,6 +24,7 @@ type ErrorBody struct {
 	Message   string // a sentence for people
 	Reason    string // why, where one code has several reasons; "" is left out
 	Funds     *Funds // for errors that are about money, else nil
+	ResetsAt  time.Time // when a limit's period ends; zero is left out
 	RequestID string
 }
 
@@ -42,6 +44,7 @@ type metadata struct {
 	Required  *money.Nano `json:"required,omitempty"`
 	Currency  string      `json:"currency,omitempty"`
 	TopUpURL  string      `json:"top_up_url,omitempty"`
+	ResetsAt  *time.Time  `json:"resets_at,omitempty"`
 	RequestID string      `json:"request_id"`
 }
 
@@ -96,6 +99,10 @@ func (s Shape) errorType(status int) string {
 // understands.
 func AppendError(dst []byte, shape Shape, e ErrorBody) []byte {
 	m := metadata{Reason: e.Reason, RequestID: e.RequestID}
+	if !e.ResetsAt.IsZero() {
+		at := e.ResetsAt.UTC()
+		m.ResetsAt = &at
+	}
 	if f := e.Funds; f != nil {
 		m.Available, m.Held, m.Required = &f.Available, &f.Held, &f.Required
 		m.Currency, m.TopUpURL = f.Currency, f.TopUpURL

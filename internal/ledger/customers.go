@@ -22,6 +22,7 @@ type Customer struct {
 	ID, Name, Plan, Status string
 	Metadata               string
 	CreatedAt              time.Time
+	Limits                 Limits
 }
 
 // Wallet is the money of a customer: cumulative credits and debits, what
@@ -57,8 +58,9 @@ func (tx *Tx) CreateCustomer(ctx context.Context, c Customer) (Customer, error) 
 	if err != nil {
 		return Customer{}, err
 	}
-	fresh, err := tx.exec(ctx, `INSERT INTO customer (id, name, plan, metadata, created_at, epoch)
-		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING`, c.ID, c.Name, c.Plan, c.Metadata, now, epoch)
+	fresh, err := tx.exec(ctx, "INSERT INTO customer (id, name, plan, metadata, created_at, epoch, "+limitNames+`)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING`,
+		append([]any{c.ID, c.Name, c.Plan, c.Metadata, now, epoch}, c.Limits.values()...)...)
 	if err == nil && fresh == 0 {
 		return Customer{}, fmt.Errorf("customer %s: %w", c.ID, ErrExists)
 	}
@@ -97,12 +99,12 @@ func (tx *Tx) UpdateCustomer(ctx context.Context, id string, status, plan *strin
 	return c, nil
 }
 
-const customerColumns = `SELECT c.id, c.name, c.plan, w.status, c.metadata, c.created_at
+const customerColumns = "SELECT c.id, c.name, c.plan, w.status, c.metadata, c.created_at, " + limitNames + `
 	FROM customer c JOIN wallet w ON w.customer = c.id`
 
 func scanCustomer(row scanner) (c Customer, err error) {
 	var at int64
-	err = row.Scan(&c.ID, &c.Name, &c.Plan, &c.Status, &c.Metadata, &at)
+	err = row.Scan(append([]any{&c.ID, &c.Name, &c.Plan, &c.Status, &c.Metadata, &at}, c.Limits.scan()...)...)
 	c.CreatedAt = moment(at)
 	return c, err
 }

@@ -17,6 +17,7 @@ type Key struct {
 	Models                     []string
 	ExpiresAt, RevokedAt       *time.Time
 	CreatedAt                  time.Time
+	Limits                     Limits
 }
 
 // CreateKey adds a key. ErrNotFound if its customer is not there, ErrExists if
@@ -43,9 +44,9 @@ func (tx *Tx) CreateKey(ctx context.Context, k Key) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := tx.exec(ctx, `INSERT INTO api_key (id, customer, name, prefix, hash, models, expires_at, created_at, epoch)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING`,
-		k.ID, k.Customer, k.Name, k.Prefix, k.Hash, string(models), microsOf(k.ExpiresAt), created, epoch)
+	fresh, err := tx.exec(ctx, "INSERT INTO api_key (id, customer, name, prefix, hash, models, expires_at, created_at, epoch, "+limitNames+`)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING`,
+		append([]any{k.ID, k.Customer, k.Name, k.Prefix, k.Hash, string(models), microsOf(k.ExpiresAt), created, epoch}, k.Limits.values()...)...)
 	if err != nil {
 		return fmt.Errorf("cannot create key %s: %w", k.ID, err)
 	}
@@ -76,12 +77,13 @@ func (tx *Tx) RevokeKey(ctx context.Context, id string) error {
 	return nil
 }
 
-const keyColumns = "SELECT id, customer, name, prefix, hash, models, expires_at, revoked_at, created_at FROM api_key "
+const keyColumns = "SELECT id, customer, name, prefix, hash, models, expires_at, revoked_at, created_at, " + limitNames + " FROM api_key "
 
 func scanKey(row scanner) (k Key, err error) {
 	var models string
 	var expires, revoked, created int64
-	if err = row.Scan(&k.ID, &k.Customer, &k.Name, &k.Prefix, &k.Hash, &models, &expires, &revoked, &created); err != nil {
+	err = row.Scan(append([]any{&k.ID, &k.Customer, &k.Name, &k.Prefix, &k.Hash, &models, &expires, &revoked, &created}, k.Limits.scan()...)...)
+	if err != nil {
 		return Key{}, err
 	}
 	k.ExpiresAt, k.RevokedAt, k.CreatedAt = momentOf(expires), momentOf(revoked), moment(created)

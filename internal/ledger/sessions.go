@@ -106,6 +106,7 @@ type Beat struct {
 type BeatAnswer struct {
 	Epoch, Recall int64
 	Gateways      int
+	Rank          int // how many of the live gateways come before this one, by id
 	Keys          []Key
 	Customers     []Customer
 	CardsChanged  bool
@@ -185,8 +186,9 @@ func (tx *Tx) news(ctx context.Context, b Beat, a *BeatAnswer) error {
 	}
 	err = tx.row(ctx, `SELECT (SELECT value FROM epoch WHERE name = 'change'), (SELECT value FROM epoch WHERE name = 'recall'),
 		(SELECT COUNT(*) FROM session WHERE ended_at = 0 AND heard_at > $1),
-		COALESCE((SELECT value FROM setting WHERE name = 'no_new_leases'), '')`, now-heardWithin.Microseconds()).
-		Scan(&a.Epoch, &a.Recall, &a.Gateways, &a.NoNewLeases)
+		(SELECT COUNT(*) FROM session WHERE ended_at = 0 AND heard_at > $1 AND gateway < (SELECT gateway FROM session WHERE id = $2)),
+		COALESCE((SELECT value FROM setting WHERE name = 'no_new_leases'), '')`, now-heardWithin.Microseconds(), b.Session).
+		Scan(&a.Epoch, &a.Recall, &a.Gateways, &a.Rank, &a.NoNewLeases)
 	if err != nil {
 		return err
 	}

@@ -181,10 +181,19 @@ func (p *provider) onlyOpenAI() []sdkCase {
 	}
 }
 
+// anthropicTypes are the provider's documented words for the kinds of errors,
+// which its SDKs know.
+var anthropicTypes = map[int]string{400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
+	404: "not_found_error", 422: "invalid_request_error", 429: "rate_limit_error", 502: "api_error"}
+
 // refused are calls that weir answers itself, and its own additions.
 func (p *provider) refused() []sdkCase {
 	no := func(name, key string, status int, code string, request object) sdkCase {
-		return sdkCase{Case: name, How: "create", Key: key, Request: request, refused: code, want: object{"status": status, "code": code}}
+		want := object{"status": status, "code": code, "request_id": true}
+		if p.name == "anthropic" {
+			want["type"] = anthropicTypes[status]
+		}
+		return sdkCase{Case: name, How: "create", Key: key, Request: request, refused: code, want: want}
 	}
 	list := []sdkCase{
 		no("bad-request", "rich", 400, "invalid_request", p.ask("bad-request", "", object{"max_tokens": -1})),

@@ -52,9 +52,10 @@ func (n errorNames) with(more errorNames) errorNames {
 // python returns a driver that runs a script with the pinned packages.
 func python(t *testing.T, script string) driver {
 	t.Helper()
-	dir := need(t, "Python's SDKs", pythonPackages)
+	packages := need(t, "Python's SDKs", pythonPackages)
+	dir := stage(t, "python", "driver.py", script)
 	return func(ctx context.Context, p plan) ([]observation, error) {
-		return runScript(exec.CommandContext(ctx, filepath.Join(dir, "bin", "python"), "-B", filepath.Join("python", script)), p)
+		return runScript(exec.CommandContext(ctx, filepath.Join(packages, "bin", "python"), filepath.Join(dir, script)), p)
 	}
 }
 
@@ -63,14 +64,22 @@ func python(t *testing.T, script string) driver {
 func node(t *testing.T, script string) driver {
 	t.Helper()
 	packages := need(t, "Node's SDKs", nodePackages)
-	dir := t.TempDir()
+	dir := stage(t, "node", "driver.mjs", script)
 	must(t, os.Symlink(filepath.Join(packages, "node_modules"), filepath.Join(dir, "node_modules")))
-	for _, name := range []string{"driver.mjs", script} {
-		must(t, copyFile(filepath.Join("node", name), filepath.Join(dir, name)))
-	}
 	return func(ctx context.Context, p plan) ([]observation, error) {
 		return runScript(exec.CommandContext(ctx, "node", filepath.Join(dir, script)), p)
 	}
+}
+
+// stage copies scripts to a folder of the test. That this process reads them
+// also tells go test to forget its cached answer when one changes.
+func stage(t *testing.T, from string, names ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range names {
+		must(t, copyFile(filepath.Join(from, name), filepath.Join(dir, name)))
+	}
+	return dir
 }
 
 // runScript gives a script the plan and reads its observations.
