@@ -72,6 +72,7 @@ func New(o Options) http.Handler {
 		"GET /customers/{id}/keys":     p.listKeys,
 		"POST /operator-keys":          p.createOperatorKey,
 		"GET /operator-keys":           p.listOperatorKeys,
+		"PATCH /keys/{id}":             p.updateKey,
 		"DELETE /keys/{id}":            p.revokeKey,
 		"POST /rates":                  p.publishRates,
 		"GET /rates/current":           p.showRates,

@@ -80,7 +80,7 @@ func TestStrictBodies(t *testing.T) {
 		t.Helper()
 		b.refused(b.do("POST /api/v1/customers", body), 400, "invalid_request", words)
 	}
-	f(`{"id":"a","nmae":"x"}`, `unknown field "nmae" (known: id, name, plan, metadata)`)
+	f(`{"id":"a","nmae":"x"}`, `unknown field "nmae" (known: id, name, plan, metadata, limits)`)
 	f(`{"ID":"a"}`, `unknown field "ID"`)
 	f(`{"id":"a","id":"b"}`, `field "id" is there twice`)
 	f(`{"id":"a","\u0069d":"b"}`, `field "id" is there twice`)

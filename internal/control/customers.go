@@ -22,10 +22,11 @@ type customerView struct {
 	Status    string          `json:"status"`
 	CreatedAt time.Time       `json:"created_at"`
 	Metadata  json.RawMessage `json:"metadata"`
+	Limits    ledger.Limits   `json:"limits"`
 }
 
 func viewCustomer(c ledger.Customer) any {
-	return customerView{c.ID, c.Name, c.Plan, c.Status, c.CreatedAt.UTC(), json.RawMessage(c.Metadata)}
+	return customerView{c.ID, c.Name, c.Plan, c.Status, c.CreatedAt.UTC(), json.RawMessage(c.Metadata), c.Limits}
 }
 
 func (p *plane) createCustomer(w http.ResponseWriter, r *http.Request) error {
@@ -34,6 +35,7 @@ func (p *plane) createCustomer(w http.ResponseWriter, r *http.Request) error {
 		Name     string          `json:"name"`
 		Plan     string          `json:"plan"`
 		Metadata json.RawMessage `json:"metadata"`
+		Limits   json.RawMessage `json:"limits"`
 	}
 	body, err := readBody(w, r, bodyMax)
 	if err == nil {
@@ -57,8 +59,14 @@ func (p *plane) createCustomer(w http.ResponseWriter, r *http.Request) error {
 	case in.Metadata != nil && in.Metadata[0] != '{':
 		return invalid("metadata: want an object")
 	}
+	limit, err := readLimits(in.Limits)
+	if err != nil {
+		return err
+	}
+	made := ledger.Customer{ID: in.ID, Name: in.Name, Plan: in.Plan, Metadata: string(in.Metadata)}
+	limit(&made.Limits)
 	return p.apply(w, r, change{body: body}, func(tx *ledger.Tx) (int, any, error) {
-		c, err := tx.CreateCustomer(r.Context(), ledger.Customer{ID: in.ID, Name: in.Name, Plan: in.Plan, Metadata: string(in.Metadata)})
+		c, err := tx.CreateCustomer(r.Context(), made)
 		return http.StatusCreated, viewCustomer(c), err
 	})
 }
@@ -87,8 +95,9 @@ func (p *plane) showCustomer(w http.ResponseWriter, r *http.Request) error {
 
 func (p *plane) updateCustomer(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
-		Status *string `json:"status"`
-		Plan   *string `json:"plan"`
+		Status *string         `json:"status"`
+		Plan   *string         `json:"plan"`
+		Limits json.RawMessage `json:"limits"`
 	}
 	body, err := readBody(w, r, bodyMax)
 	if err == nil {
@@ -98,15 +107,22 @@ func (p *plane) updateCustomer(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	switch {
-	case in.Status == nil && in.Plan == nil:
-		return invalid("nothing to change: send status, plan or both")
+	case in.Status == nil && in.Plan == nil && in.Limits == nil:
+		return invalid("nothing to change: send status, plan or limits")
 	case in.Status != nil && *in.Status != ledger.Active && *in.Status != ledger.Frozen:
 		return refuse(http.StatusUnprocessableEntity, "invalid_status", "status: %q is neither active nor frozen", *in.Status)
 	case in.Plan != nil && *in.Plan != "" && !identifier.MatchString(*in.Plan):
 		return refuse(http.StatusUnprocessableEntity, "invalid_plan", "plan: %q does not match %s", *in.Plan, identifier)
 	}
+	limit, err := readLimits(in.Limits)
+	if err != nil {
+		return err
+	}
 	return p.apply(w, r, change{body: body}, func(tx *ledger.Tx) (int, any, error) {
 		c, err := tx.UpdateCustomer(r.Context(), r.PathValue("id"), in.Status, in.Plan)
+		if err == nil && in.Limits != nil {
+			c, err = tx.LimitCustomer(r.Context(), c.ID, limit)
+		}
 		return http.StatusOK, viewCustomer(c), err
 	})
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -20,20 +21,21 @@ type newKeyView struct {
 }
 
 type keyView struct {
-	ID        string     `json:"id"`
-	Name      string     `json:"name"`
-	Prefix    string     `json:"prefix"`
-	Models    []string   `json:"models"`
-	ExpiresAt *time.Time `json:"expires_at"`
-	RevokedAt *time.Time `json:"revoked_at"`
-	CreatedAt time.Time  `json:"created_at"`
+	ID        string        `json:"id"`
+	Name      string        `json:"name"`
+	Prefix    string        `json:"prefix"`
+	Models    []string      `json:"models"`
+	ExpiresAt *time.Time    `json:"expires_at"`
+	RevokedAt *time.Time    `json:"revoked_at"`
+	CreatedAt time.Time     `json:"created_at"`
+	Limits    ledger.Limits `json:"limits"`
 }
 
 func viewKey(k ledger.Key) any {
 	if k.Models == nil {
 		k.Models = []string{} // all
 	}
-	return keyView{k.ID, k.Name, k.Prefix, k.Models, k.ExpiresAt, k.RevokedAt, k.CreatedAt.UTC()}
+	return keyView{k.ID, k.Name, k.Prefix, k.Models, k.ExpiresAt, k.RevokedAt, k.CreatedAt.UTC(), k.Limits}
 }
 
 func (p *plane) createKey(w http.ResponseWriter, r *http.Request) error {
@@ -46,9 +48,10 @@ func (p *plane) createOperatorKey(w http.ResponseWriter, r *http.Request) error 
 
 func (p *plane) makeKey(w http.ResponseWriter, r *http.Request, customer string) error {
 	var in struct {
-		Name      string   `json:"name"`
-		Models    []string `json:"models"`
-		ExpiresAt string   `json:"expires_at"`
+		Name      string          `json:"name"`
+		Models    []string        `json:"models"`
+		ExpiresAt string          `json:"expires_at"`
+		Limits    json.RawMessage `json:"limits"`
 	}
 	body, err := readBody(w, r, bodyMax)
 	if err == nil {
@@ -57,7 +60,12 @@ func (p *plane) makeKey(w http.ResponseWriter, r *http.Request, customer string)
 	if err != nil {
 		return err
 	}
+	limit, err := readLimits(in.Limits)
+	if err != nil {
+		return err
+	}
 	stored := ledger.Key{Customer: customer, Name: in.Name, Models: in.Models}
+	limit(&stored.Limits)
 	if in.ExpiresAt != "" {
 		at, err := time.Parse(time.RFC3339, in.ExpiresAt)
 		if err != nil {

@@ -30,11 +30,9 @@ func (p *plan) deltaText(i int) string {
 	return filler[at : at+min(tokens*bytesPerToken, fillerBytes/2)]
 }
 
-// failure is an error answer before it takes a provider's shape. A zero kind follows from the
-// status.
+// failure is an error answer before it takes a provider's shape.
 type failure struct {
 	status    int
-	kind      string
 	code      string
 	param     string
 	message   string

@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,7 +79,7 @@ func Postgres(t testing.TB) string {
 
 // held is the pipe whose end stops the private server. As a global it is not
 // collected, and so not closed, before the process ends.
-var held io.WriteCloser
+var held atomic.Pointer[io.WriteCloser]
 
 // private starts this process's own server. Its script stops it when the pipe
 // to it breaks: at the end of this process, however that comes.
@@ -94,9 +95,11 @@ var private = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if held, err = cmd.StdinPipe(); err != nil {
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
 		return "", err
 	}
+	held.Store(&stdin)
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}

@@ -149,7 +149,7 @@ func (s *session) take(result uintptr) ([]byte, error) {
 type analysis struct {
 	size       uint32 // of this structure, set by the caller
 	statements uint32 // how many the text holds
-	flags      uint32
+	_          uint32 // flags
 	class      uint32
 }
 
