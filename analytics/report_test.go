@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/warehouse/warehousetest"
 	"weir/schemas/money"
 	"weir/schemas/usage"
 )
@@ -19,7 +20,7 @@ import (
 // TestReports holds all three reports, by every dimension and over ranges that
 // the rollup and that only the events can answer, to sums over the records.
 func TestReports(t *testing.T) {
-	b := newWorld(t, openWarehouse(t))
+	b := newWorld(t, warehousetest.Open(t))
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 4 {
 		b.settle(b.records(rng, 400))
@@ -285,7 +286,7 @@ func (b *world) checkRefusals() {
 // TestEvents: single events by customer, request and time, newest first, with
 // the names of the table; and a customer's own view of one, without its cost.
 func TestEvents(t *testing.T) {
-	b := newWorld(t, openWarehouse(t))
+	b := newWorld(t, warehousetest.Open(t))
 	b.settle(b.records(rand.New(rand.NewPCG(5, 6)), 300))
 	const columns = `event_id entry_no kind request_id event_time customer key_id provider api model model_billed rule tags status stream estimated
 		input_tokens cached_input_tokens cache_write_5m_tokens cache_write_1h_tokens output_tokens reasoning_tokens units reserved cost price margin

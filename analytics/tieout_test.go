@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"weir/internal/ledger"
+	"weir/internal/warehouse/warehousetest"
 	"weir/schemas/money"
 	"weir/schemas/usage"
 )
@@ -66,7 +67,7 @@ func (b *world) breaks() (list []string) {
 // TestTieOut: the three books agree, and every change to one of them is found
 // and named.
 func TestTieOut(t *testing.T) {
-	b := newWorld(t, openWarehouse(t))
+	b := newWorld(t, warehousetest.Open(t))
 	rng := rand.New(rand.NewPCG(7, 8))
 	var ids []string
 	for range 5 {

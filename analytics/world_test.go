@@ -3,7 +3,6 @@ package analytics
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -20,36 +18,14 @@ import (
 	"weir/internal/ledger"
 	"weir/internal/ledger/ledgertest"
 	"weir/internal/warehouse"
+	"weir/internal/warehouse/warehousetest"
 	"weir/schemas/money"
 	"weir/schemas/usage"
 )
 
 const patience = 30 * time.Second
 
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == warehouse.ChildVerb {
-		os.Exit(warehouse.RunChild(os.Args[2:]))
-	}
-	os.Exit(m.Run())
-}
-
-// openWarehouse opens the embedded engine, or skips the test; where the
-// environment says that its library must be there, its absence is a failure.
-func openWarehouse(t *testing.T) *warehouse.DB {
-	t.Helper()
-	t.Chdir("..") // where npm puts the library
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	db, err := warehouse.Open(ctx, warehouse.Config{Library: os.Getenv("WEIR_CLICKHOUSE_LIBRARY"), DataDir: t.TempDir(), Log: quiet()})
-	if errors.Is(err, warehouse.ErrNoLibrary) && !strings.Contains(os.Getenv("WEIR_REQUIRE"), "chdb") {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
+func TestMain(m *testing.M) { warehousetest.Main(m) }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 

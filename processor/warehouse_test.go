@@ -1,49 +1,22 @@
 package processor
 
 import (
-	"context"
 	"database/sql"
-	"errors"
-	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"weir/internal/ledger"
-	"weir/internal/warehouse"
+	"weir/internal/warehouse/warehousetest"
 	"weir/schemas/money"
 )
 
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == warehouse.ChildVerb {
-		os.Exit(warehouse.RunChild(os.Args[2:]))
-	}
-	os.Exit(m.Run())
-}
-
-// openWarehouse opens the embedded engine, or skips the test; where the
-// environment says that its library must be there, its absence is a failure.
-func openWarehouse(t *testing.T) *warehouse.DB {
-	t.Helper()
-	t.Chdir("..") // where npm puts the library
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	db, err := warehouse.Open(ctx, warehouse.Config{Library: os.Getenv("WEIR_CLICKHOUSE_LIBRARY"), DataDir: t.TempDir(), Log: quiet()})
-	if errors.Is(err, warehouse.ErrNoLibrary) && !strings.Contains(os.Getenv("WEIR_REQUIRE"), "chdb") {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
+func TestMain(m *testing.M) { warehousetest.Main(m) }
 
 // TestWarehouse: the real engine holds of every batch what its manifest says,
 // by count, sums and hash, also of those that were appended twice: by a
 // processor that could not say so before it died, and by the next one.
 func TestWarehouse(t *testing.T) {
-	real := openWarehouse(t)
+	real := warehousetest.Open(t)
 	w := newWorld(t, sqlite(t))
 	w.customer("acme", 100*money.Dollar)
 	l := w.lease("acme", money.Dollar)

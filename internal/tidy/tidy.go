@@ -89,7 +89,7 @@ var floors = [][]string{
 	{"schemas/usage"},
 	{"schemas/ratecard", "internal/apikey", "internal/config", "internal/standin", "internal/warehouse/engine"},
 	{"internal/ledger", "internal/stream", "internal/warehouse"},
-	{"internal/cards", "internal/ledger/ledgertest", "gateway/provider"},
+	{"internal/cards", "internal/ledger/ledgertest", "internal/warehouse/warehousetest", "gateway/provider"},
 	{"gateway/lease", "gateway/provider/anthropic", "gateway/provider/openai"},
 	{"gateway", "processor", "analytics", "internal/control"},
 	{"internal/app", "internal/cli"},
