@@ -96,6 +96,28 @@ func TestMissingLimit(t *testing.T) {
 	}
 }
 
+// TestZeroLimit: servers of OpenAI's API are known to read a limit of 0 as none,
+// so it is refused there. Anthropic's 0 asks for no output, and reserves none.
+func TestZeroLimit(t *testing.T) {
+	r := newRig(t)
+	for _, limit := range []string{`"max_tokens":0`, `"max_completion_tokens":0`, `"max_tokens":50,"max_completion_tokens":0`, `"max_tokens":0,"stream":true`} {
+		r.refused(r.chat("", limit), 400, "invalid_request")
+	}
+	if n := len(r.served("end")); n != 0 {
+		t.Errorf("%d requests went upstream", n)
+	}
+	reserved := func(limit int) money.Nano {
+		t.Helper()
+		r.do("POST", messagesPath, fmt.Sprintf(`{"model":"claude-haiku-4-5","max_tokens":%d,"messages":[{"role":"user","content":"hello"}]}`, limit), "x-api-key: "+r.key)
+		recs := r.records(usage.KindUsage)
+		return recs[len(recs)-1].Reserved // the stand-in does not serve 0
+	}
+	none, some := reserved(0), reserved(5)
+	if none == 0 || some-none != 3*5*5000 { // three times the cost of 5 tokens
+		t.Errorf("%s reserved without output, %s for 5 tokens", none, some)
+	}
+}
+
 // TestWindow: a limit that weir puts in leaves room for the input.
 func TestWindow(t *testing.T) {
 	r := newRig(t)

@@ -46,6 +46,8 @@ type call struct {
 	limit  int64            // output limit that weir put in, or 0
 	budget allowance        // taken from the rule's daily budget
 
+	counted counted // against the limits of key and customer
+
 	reservation lease.Reservation
 	reserved    bool // the reservation is held
 	intended    bool // the intent is written: exactly one result must follow
@@ -133,6 +135,7 @@ func (c *call) record(status usage.Status, row usage.Row) (stream.Pos, error) {
 	c.intended, c.reserved = false, false
 	c.g.inFlight.Add(-1)
 	c.g.budgets.give(c.budget, rec)
+	c.g.limits.record(c, err == nil)
 	c.g.Metrics.observe(rec)
 	if err != nil {
 		c.g.Log.Error("cannot write a usage record", "request_id", c.id, "err", err)
@@ -181,5 +184,6 @@ func (c *call) abandon() {
 		c.g.Book.Void(c.reservation)
 		c.reserved = false
 		c.g.budgets.giveAll(c.budget)
+		c.g.limits.giveBack(c)
 	}
 }

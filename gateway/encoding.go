@@ -42,7 +42,7 @@ func decode(a *http.Response) {
 	case "zstd":
 		d.open = d.openZstd
 	default:
-		d.open = func(io.Reader) (io.Reader, error) { return nil, fmt.Errorf("%w: %.40q", errEncoding, name) }
+		d.open = func(io.Reader) (io.Reader, error) { return nil, errEncoding }
 		a.Body = d
 		return
 	}

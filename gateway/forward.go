@@ -3,8 +3,11 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -54,7 +57,7 @@ func (g *Gateway) forward(ctx *fasthttp.RequestCtx, c *call) *http.Response {
 func (g *Gateway) failed(ctx *fasthttp.RequestCtx, c *call, connected bool, err error) {
 	aborted := c.aborted()
 	c.end()
-	r := &refusal{status: http.StatusBadGateway, code: "upstream_unreachable", cause: err, retryAfter: 2,
+	r := &refusal{status: http.StatusBadGateway, code: "upstream_unreachable", cause: withoutContent(err), retryAfter: 2,
 		message: "The provider cannot be reached. Nothing was charged."}
 	switch {
 	case !connected:
@@ -73,6 +76,26 @@ func (g *Gateway) failed(ctx *fasthttp.RequestCtx, c *call, connected bool, err 
 		_, _ = c.recordUnknown()
 	}
 	g.refuse(ctx, c, r)
+}
+
+// withoutContent keeps what a provider sent out of the log: net/http quotes an
+// answer that it cannot read in its error. Errors of the network and of weir's
+// own are as they are, of others only the kind is left.
+func withoutContent(err error) error {
+	for _, plain := range [...]error{io.EOF, io.ErrUnexpectedEOF, context.Canceled, errAnswerTooLarge, errNotJSON, errEncoding, errDecodedTooLong} {
+		if errors.Is(err, plain) {
+			return err
+		}
+	}
+	var network net.Error
+	var certificate *tls.CertificateVerificationError
+	if errors.As(err, &network) || errors.As(err, &certificate) {
+		return err
+	}
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return fmt.Errorf("an answer that cannot be read: %T", err)
 }
 
 // ownHeaders are those that the gateway sends to a provider itself. They fill in
@@ -115,7 +138,7 @@ func (g *Gateway) passError(ctx *fasthttp.RequestCtx, c *call, resp *http.Respon
 	c.end()
 	c.recordError(resp.StatusCode)
 	if err != nil {
-		g.refuse(ctx, c, &refusal{status: http.StatusBadGateway, code: "upstream_broke_off", cause: err,
+		g.refuse(ctx, c, &refusal{status: http.StatusBadGateway, code: "upstream_broke_off", cause: withoutContent(err),
 			message: fmt.Sprintf("The provider answered %d and broke off. Nothing was charged.", resp.StatusCode)})
 		return
 	}

@@ -87,6 +87,7 @@ type Gateway struct {
 	directory *directory
 	budgets   *budgets
 	leakage   *leakageLimit
+	limits    *limits
 	server    *fasthttp.Server
 	stopping  atomic.Bool
 	// noNewLeases is what the last heartbeat said.
@@ -99,7 +100,7 @@ type Gateway struct {
 
 // New makes a gateway. It fails on an upstream that cannot be used.
 func New(o Options) (*Gateway, error) {
-	g := &Gateway{Options: o, directory: newDirectory(o.Ledger, o.Pepper), budgets: newBudgets(o.Ledger), leakage: newLeakageLimit()}
+	g := &Gateway{Options: o, directory: newDirectory(o.Ledger, o.Pepper), budgets: newBudgets(o.Ledger), leakage: newLeakageLimit(), limits: newLimits(o.Ledger, o.ID)}
 	g.Book = lease.NewBook(lease.Config{Ledger: o.Ledger, Spool: o.Spool, Gateway: o.ID, TTL: o.LeaseTTL, Idle: o.LeaseIdle,
 		NewID: newRequestID, Now: time.Now, Log: o.Log, NoGrants: g.NoGrants})
 	g.abort, g.abortNow = context.WithCancel(context.Background())
@@ -164,6 +165,7 @@ func (g *Gateway) InFlight() int64 { return g.inFlight.Load() }
 func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
 	c := &call{g: g, start: time.Now(), id: newRequestID()}
 	ctx.Response.Header.Set(headerRequestID, c.id)
+	defer g.limits.tell(ctx, c)
 	defer g.recovered(ctx, c)
 
 	if !g.wellFormed(ctx, c) {

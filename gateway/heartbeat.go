@@ -90,7 +90,7 @@ func (h *Heart) Beat(ctx context.Context) error {
 	g.noNewLeases.Store(a.NoNewLeases != "")
 	h.recall = a.Recall
 	g.Book.Recall(a.RecallWallets)
-	err = h.release(a.Progress)
+	err = errors.Join(h.release(a.Progress), g.limits.refresh(ctx, a.Gateways, a.Rank))
 	if a.CardsChanged || h.epoch == 0 {
 		if refreshed := g.Cards.Refresh(ctx); refreshed != nil {
 			return errors.Join(err, refreshed) // the epoch stays: it is told again

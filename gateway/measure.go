@@ -96,7 +96,7 @@ func (g *Gateway) brokeOff(ctx *fasthttp.RequestCtx, c *call, err error) {
 		return
 	}
 	_, _ = c.recordUnknown() // nobody waits: the client gets no answer
-	r := &refusal{status: http.StatusBadGateway, code: "upstream_broke_off", cause: err,
+	r := &refusal{status: http.StatusBadGateway, code: "upstream_broke_off", cause: withoutContent(err),
 		message: "The provider broke its answer off. Nothing was charged."}
 	if errors.Is(err, context.DeadlineExceeded) {
 		r.status, r.code, r.message = http.StatusGatewayTimeout, "upstream_timeout", "The provider did not answer in time. Nothing was charged."

@@ -58,6 +58,11 @@ func (g *Gateway) ownKey(ctx *fasthttp.RequestCtx, c *call) {
 		g.refuse(ctx, c, ledgerAway(err))
 		return
 	}
+	key, customer, err := g.limits.remaining(c.who)
+	if err != nil {
+		g.refuse(ctx, c, ledgerAway(err))
+		return
+	}
 	models := k.Models
 	if models == nil {
 		models = []string{}
@@ -69,7 +74,12 @@ func (g *Gateway) ownKey(ctx *fasthttp.RequestCtx, c *call) {
 		Models    []string   `json:"models"`
 		Usage     money.Nano `json:"usage"`
 		ExpiresAt *time.Time `json:"expires_at"`
-	}{k.Name, c.who.customer.ID, k.Prefix, models, used, k.ExpiresAt})
+
+		Limits            ledger.Limits `json:"limits,omitzero"`
+		Remaining         remaining     `json:"remaining,omitzero"` // here: of several gateways each has its share
+		CustomerLimits    ledger.Limits `json:"customer_limits,omitzero"`
+		CustomerRemaining remaining     `json:"customer_remaining,omitzero"`
+	}{k.Name, c.who.customer.ID, k.Prefix, models, used, k.ExpiresAt, k.Limits, key, c.who.customer.Limits, customer})
 }
 
 // ownCredits tells the wallet's three balances.

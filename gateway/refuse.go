@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -19,7 +20,8 @@ type refusal struct {
 	code       string
 	message    string
 	reason     string
-	retryAfter int // seconds; 0 = no header
+	retryAfter int       // seconds; 0 = no header
+	resetsAt   time.Time // when a limit's period ends; zero = not told
 	cause      error
 	funds      *provider.Funds
 }
@@ -41,7 +43,7 @@ func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, c *call, r *refusal) {
 	}
 	h.Del(headerReserved)
 	h.Set(requestIDOf[c.shape], c.id)
-	body := provider.ErrorBody{Status: r.status, Code: r.code, Message: r.message, Reason: r.reason, RequestID: c.id}
+	body := provider.ErrorBody{Status: r.status, Code: r.code, Message: r.message, Reason: r.reason, ResetsAt: r.resetsAt, RequestID: c.id}
 	if body.Funds = r.funds; body.Funds != nil {
 		body.Funds.Currency, body.Funds.TopUpURL = Currency, g.TopUpURL
 	}

@@ -58,8 +58,13 @@ func (g *Gateway) reserve(ctx *fasthttp.RequestCtx, c *call) *refusal {
 	if no != nil {
 		return no
 	}
+	if no := g.limits.admit(c, bound.Price); no != nil {
+		g.budgets.giveAll(c.budget)
+		return no
+	}
 	var err error
 	if c.reservation, err = g.Book.Reserve(context.Background(), c.who.customer.ID, bound.Price); err != nil {
+		g.limits.giveBack(c)
 		g.budgets.giveAll(c.budget)
 		return notReserved(err, bound.Price)
 	}

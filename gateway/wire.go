@@ -30,7 +30,8 @@ var hopOptions = [...]string{"close", "keep-alive", "te", "upgrade", "http2-sett
 // by a proxy in front of it: nothing of them is believed, and the connection
 // ends, since nobody can say where the next request begins. fasthttp lets more
 // pass than that: folded lines, lines that end in a bare LF, names with spaces,
-// repeated credentials, two framings of one body, trailers.
+// repeated credentials, two framings of one body, trailers. What it refuses
+// itself is not looked for again.
 func (g *Gateway) wellFormed(ctx *fasthttp.RequestCtx, c *call) bool {
 	header := &ctx.Request.Header
 	target := header.RequestURI()
@@ -86,13 +87,8 @@ func checkHead(block []byte) *refusal {
 // checkLine reads one line of headers.
 func checkLine(line []byte, seen *[len(headersRead)]bool) *refusal {
 	name, value, colon := bytes.Cut(line, []byte(":"))
-	switch {
-	case line[0] == ' ' || line[0] == '\t':
-		return malformed("A header is folded over two lines.")
-	case !colon || len(name) == 0 || bytes.ContainsAny(name, " \t"):
-		return malformed("A header's name is missing, or has a space in it.")
-	case bytes.ContainsFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
-		return malformed("A header has a control character in it.")
+	if !colon || len(name) == 0 || bytes.ContainsAny(name, " \t") { // folded lines begin with one
+		return malformed("A header is folded over two lines, or its name is missing or has a space in it.")
 	}
 	at, exact := headerRead(name)
 	if at < 0 {
@@ -110,8 +106,6 @@ func checkLine(line []byte, seen *[len(headersRead)]bool) *refusal {
 		return malformed("The header " + headersRead[at] + " is there twice.")
 	case at == transferCodingHeader && !strings.EqualFold(string(value), "chunked"):
 		return malformed("No Transfer-Encoding but chunked is taken.")
-	case at == contentLengthHeader && bytes.ContainsFunc(value, func(r rune) bool { return r < '0' || r > '9' }):
-		return malformed("The Content-Length is no number.")
 	case at == connectionHeader && !namesHop(value):
 		return malformed("The header connection names a header that is none of its own.")
 	}

@@ -137,9 +137,8 @@ func (w *wire) expand(t *testing.T, text string) string {
 // exchange sends bytes, closes the sending side and reads all answers.
 func (w *wire) exchange(t *testing.T, request string) string {
 	conn := w.connect(t)
-	_, err := conn.Write([]byte(request))
-	must(t, err)
-	must(t, conn.CloseWrite())
+	_, _ = conn.Write([]byte(request)) // weir may have refused it by its beginning
+	_ = conn.CloseWrite()
 	method, _, _ := strings.Cut(strings.TrimLeft(request, "\r\n"), " ")
 	return answers(t, conn, method)
 }

@@ -19,11 +19,11 @@ const (
 
 // ErrorBody is an error of the gateway's own.
 type ErrorBody struct {
-	Status    int    // of the HTTP answer
-	Code      string // "insufficient_funds"
-	Message   string // a sentence for people
-	Reason    string // why, where one code has several reasons; "" is left out
-	Funds     *Funds // for errors that are about money, else nil
+	Status    int       // of the HTTP answer
+	Code      string    // "insufficient_funds"
+	Message   string    // a sentence for people
+	Reason    string    // why, where one code has several reasons; "" is left out
+	Funds     *Funds    // for errors that are about money, else nil
 	ResetsAt  time.Time // when a limit's period ends; zero is left out
 	RequestID string
 }

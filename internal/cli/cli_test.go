@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -114,4 +115,32 @@ func TestExitCodes(t *testing.T) {
 	f(fmt.Errorf("start: %w", Usage(errors.New("bad key"))), ExitUsage, "weir: start: bad key\n")
 	f(fmt.Errorf("demo: %w", ErrBroken), ExitBroken, "weir: demo: the tie-out is broken\n")
 	f(Usage(nil), 0, "")
+}
+
+// TestLimitFlags: the flags become the members of a body; none is null.
+func TestLimitFlags(t *testing.T) {
+	var got string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got = r.Method + " " + r.URL.Path + " " + string(body)
+		fmt.Fprint(w, `{"id":"x","key":"sk","status":"active","plan":"","limits":{"requests_per_minute":60}}`)
+	}))
+	defer s.Close()
+	f := func(want, output string, args ...string) {
+		t.Helper()
+		if code, stdout, stderr := show(t, append(args, "--control", s.URL, "--token", "x")...); code != 0 || got != want || stdout != output {
+			t.Errorf("exit code %d %s: sent %s, printed %s", code, stderr, got, stdout)
+		}
+	}
+	f(`POST /api/v1/customers/acme/keys {"limits":{"requests_per_minute":60,"spend_per_day":"5.00","spend_per_month":"50","tokens_per_minute":1000}}`, "sk\n",
+		"key", "create", "acme", "--rpm", "60", "--tpm", "1000", "--spend-per-day", "5.00", "--spend-per-month", "50")
+	f(`POST /api/v1/customers {"id":"acme","limits":{"tokens_per_minute":1}}`, "customer acme is created\n", "customer", "create", "acme", "--tpm", "1")
+	f(`PATCH /api/v1/customers/acme {"limits":{"spend_per_day":null},"status":"active"}`, "customer acme is active, plan \"\"\n",
+		"customer", "update", "acme", "--status", "active", "--spend-per-day", "none")
+	f(`PATCH /api/v1/keys/k {"limits":{"requests_per_minute":60}}`, "key k has the limits {\"requests_per_minute\":60}\n", "key", "update", "k", "--rpm", "60")
+	for _, args := range [][]string{{"key", "update", "k"}, {"key", "update", "k", "--rpm", "many"}} {
+		if code, _, stderr := show(t, args...); code != ExitUsage || !strings.Contains(stderr, "--rpm") {
+			t.Errorf("exit code %d, %s", code, stderr)
+		}
+	}
 }

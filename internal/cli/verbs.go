@@ -23,16 +23,18 @@ func Clients() []Verb {
 	page := []Flag{{"limit", "N", "with --json: rows of the page"}, {"cursor", "CURSOR", "with --json: where the page begins"}}
 	period := []Flag{{"by", "COLUMNS", "customer, model, provider: what to group by"}, {"from", "TIME", "RFC 3339"}, {"to", "TIME", "RFC 3339"}}
 	return []Verb{
-		verb("customer create", "ID", "add a customer and its empty wallet", createCustomer, Flag{"name", "NAME", "for people"}, plan),
+		verb("customer create", "ID", "add a customer and its empty wallet", createCustomer,
+			append([]Flag{{"name", "NAME", "for people"}, plan}, limitFlags...)...),
 		verb("customer list", "", "list customers", listCustomers, page...),
-		verb("customer update", "ID", "freeze or unfreeze a customer, or change its plan", updateCustomer,
-			Flag{"status", "active|frozen", "a frozen wallet serves no request"}, plan),
+		verb("customer update", "ID", "freeze or unfreeze a customer, or change its plan or limits", updateCustomer,
+			append([]Flag{{"status", "active|frozen", "a frozen wallet serves no request"}, plan}, limitFlags...)...),
 		verb("wallet show", "ID", "show a customer's wallet", showWallet),
 		verb("wallet credit", "ID AMOUNT", "add money to a wallet", moveMoney("credits"), reason, kind, repeat),
 		verb("wallet debit", "ID AMOUNT", "take money from a wallet", moveMoney("debits"), reason, kind, repeat),
-		verb("key create", "[ID]", "make an API key and print it, once", createKey, Flag{"name", "NAME", "for people"},
-			Flag{"operator", "", "instead of a customer's: a key that names the wallet in each request"},
-			Flag{"models", "A,B", "the only models it may use"}, Flag{"expires", "TIME", "RFC 3339"}),
+		verb("key create", "[ID]", "make an API key and print it, once", createKey, append([]Flag{{"name", "NAME", "for people"},
+			{"operator", "", "instead of a customer's: a key that names the wallet in each request"},
+			{"models", "A,B", "the only models it may use"}, {"expires", "TIME", "RFC 3339"}}, limitFlags...)...),
+		verb("key update", "KEYID", "change a key's limits", updateKey, limitFlags...),
 		verb("key revoke", "KEYID", "end a key for good", revokeKey),
 		verb("rates publish", "FILE", "publish a rate card", publishRates),
 		verb("rates show", "", "show the rate card in force", showRates),
@@ -45,11 +47,14 @@ func Clients() []Verb {
 }
 
 func createCustomer(ctx context.Context, c *Call) error {
-	body := map[string]string{"id": c.Args[0]}
+	body := map[string]any{"id": c.Args[0]}
 	for _, name := range []string{"name", "plan"} {
 		if text := c.Flag(name); text != "" {
 			body[name] = text
 		}
+	}
+	if err := c.addLimits(body); err != nil {
+		return err
 	}
 	printed, err := c.ask(ctx, request{method: http.MethodPost, path: "/customers", body: body}, nil)
 	if err == nil && !printed {
@@ -87,11 +92,14 @@ func listCustomers(ctx context.Context, c *Call) error {
 }
 
 func updateCustomer(ctx context.Context, c *Call) error {
-	body := map[string]string{}
+	body := map[string]any{}
 	for _, name := range []string{"status", "plan"} {
 		if text, given := c.flags[name]; given {
 			body[name] = text
 		}
+	}
+	if err := c.addLimits(body); err != nil {
+		return err
 	}
 	var answer row
 	printed, err := c.ask(ctx, request{method: http.MethodPatch, path: "/customers/" + url.PathEscape(c.Args[0]), body: body}, &answer)
@@ -155,6 +163,9 @@ func createKey(ctx context.Context, c *Call) error {
 	}
 	if at := c.Flag("expires"); at != "" {
 		body["expires_at"] = at
+	}
+	if err := c.addLimits(body); err != nil {
+		return err
 	}
 	var answer struct{ Key string }
 	printed, err := c.ask(ctx, request{method: http.MethodPost, path: path, body: body}, &answer)

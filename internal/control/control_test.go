@@ -258,6 +258,43 @@ func TestKeys(t *testing.T) {
 	b.refused(b.do("POST /api/v1/customers/acme/keys", `{"expires_at":"tomorrow"}`), 422, "invalid_time", "tomorrow")
 }
 
+// TestLimits: limits of keys and customers are set, shown, changed one by one,
+// and removed by null.
+func TestLimits(t *testing.T) {
+	b := start(t)
+	const all = `{"limits":{"requests_per_minute":60,"tokens_per_minute":100000,"spend_per_day":"5.00","spend_per_month":"50"}}`
+	const shown = `limits={"requests_per_minute":60,"spend_per_day":"5.00","spend_per_month":"50.00","tokens_per_minute":100000}`
+	b.want(b.do("POST /api/v1/customers", `{"id":"acme",`+all[1:]), 201, shown)
+	b.want(b.do("GET /api/v1/customers/acme", ""), 200, shown)
+	b.want(b.do("PATCH /api/v1/customers/acme", `{"plan":"pro"}`), 200, "plan=pro", shown)
+	b.want(b.do("PATCH /api/v1/customers/acme", `{"limits":{"spend_per_day":null,"tokens_per_minute":7}}`), 200, "plan=pro",
+		`limits={"requests_per_minute":60,"spend_per_month":"50.00","tokens_per_minute":7}`)
+	b.want(b.do("PATCH /api/v1/customers/acme", `{"status":"frozen","limits":null}`), 200, "status=frozen", "limits=null")
+
+	key := b.do("POST /api/v1/customers/acme/keys", all)
+	b.want(key, 201)
+	b.want(b.do("GET /api/v1/customers/acme/keys", ""), 200, "data.0."+shown)
+	path := "PATCH /api/v1/keys/" + key.at("id")
+	b.want(b.do(path, `{"limits":{"requests_per_minute":1}}`), 200, "id="+key.at("id"), "limits.requests_per_minute=1", "limits.spend_per_day=5.00")
+	b.want(b.do(path, `{"limits":null}`), 200, "limits=null")
+	if stored, err := b.db.Key(t.Context(), key.at("id")); err != nil || (stored.Limits != ledger.Limits{}) {
+		t.Errorf("%+v, %v", stored, err)
+	}
+	b.refused(b.do("PATCH /api/v1/keys/none", all), 404, "not_found", "none")
+	b.refused(b.do(path, `{}`), 400, "invalid_request", "nothing to change")
+	b.refused(b.do(path, `{"name":"x"}`), 400, "invalid_request", `unknown field "name"`)
+	b.refused(b.do(path, `{"limits":7}`), 400, "invalid_request", "limits: want an object")
+	b.refused(b.do(path, `{"limits":{"rpm":7}}`), 400, "invalid_request", `unknown field "rpm"`)
+	for _, bad := range []string{"0", "-1", "1.5", "1e3", `"60"`, "true", "1000000000001", "99999999999999999999"} {
+		b.refused(b.do(path, `{"limits":{"requests_per_minute":`+bad+`}}`), 422, "invalid_limit", "limits.requests_per_minute")
+		b.refused(b.do("POST /api/v1/customers/acme/keys", `{"limits":{"tokens_per_minute":`+bad+`}}`), 422, "invalid_limit", "limits.tokens_per_minute")
+	}
+	for _, bad := range []string{`"0"`, `"-1"`, "5", `"1e3"`, `""`, `"0.0000000001"`, `"1000000000.01"`, "{}"} {
+		b.refused(b.do("PATCH /api/v1/customers/acme", `{"limits":{"spend_per_day":`+bad+`}}`), 422, "invalid_limit", "limits.spend_per_day")
+		b.refused(b.do("POST /api/v1/customers", `{"id":"x","limits":{"spend_per_month":`+bad+`}}`), 422, "invalid_limit", "limits.spend_per_month")
+	}
+}
+
 // TestKeyIsNotStored: a repeated request shows the same key again, and yet no
 // file of the ledger holds it.
 func TestKeyIsNotStored(t *testing.T) {

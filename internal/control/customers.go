@@ -22,7 +22,7 @@ type customerView struct {
 	Status    string          `json:"status"`
 	CreatedAt time.Time       `json:"created_at"`
 	Metadata  json.RawMessage `json:"metadata"`
-	Limits    ledger.Limits   `json:"limits"`
+	Limits    ledger.Limits   `json:"limits,omitzero"`
 }
 
 func viewCustomer(c ledger.Customer) any {

@@ -28,7 +28,7 @@ type keyView struct {
 	ExpiresAt *time.Time    `json:"expires_at"`
 	RevokedAt *time.Time    `json:"revoked_at"`
 	CreatedAt time.Time     `json:"created_at"`
-	Limits    ledger.Limits `json:"limits"`
+	Limits    ledger.Limits `json:"limits,omitzero"`
 }
 
 func viewKey(k ledger.Key) any {

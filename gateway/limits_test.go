@@ -1,0 +1,579 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"weir/internal/apikey"
+	"weir/internal/ledger"
+	"weir/schemas/money"
+	"weir/schemas/usage"
+)
+
+// noon is a time of the tests far from any turn; UTC.
+var noon = time.Date(2026, 11, 24, 12, 0, 20, 0, time.UTC)
+
+// office is a ledger with gateways' limits before it; what they record is
+// settled when a test says so.
+type office struct {
+	*testing.T
+	ledger *ledger.DB
+	at     time.Time
+	cursor int64 // of the one partition
+	epoch  int64
+}
+
+func newOffice(t *testing.T) *office {
+	db, err := ledger.Open(t.Context(), ledger.Config{Dir: t.TempDir()})
+	must(t, err)
+	t.Cleanup(func() { db.Close() })
+	o := &office{T: t, ledger: db, at: noon}
+	must(t, db.Tx(t.Context(), func(tx *ledger.Tx) error {
+		if _, err := tx.CreateCustomer(t.Context(), ledger.Customer{ID: "acme"}); err != nil {
+			return err
+		}
+		_, _, err := tx.Credit(t.Context(), ledger.Credit{Customer: "acme", Amount: 1e6 * money.Dollar})
+		return err
+	}))
+	cursor, err := db.AcquirePartition(t.Context(), "t", 0)
+	must(t, err)
+	o.epoch = cursor.Epoch
+	return o
+}
+
+// desk is one process of a gateway.
+type desk struct {
+	*office
+	*limits
+	session string
+	who     identity
+	lease   string
+	seq     uint64
+	price   money.Nano // Σ of the lease's records
+	queue   []usage.Record
+}
+
+var deskNo int
+
+// process starts one, as a session, and grants it a lease.
+func (o *office) process(gateway string, key, customer ledger.Limits) *desk {
+	o.Helper()
+	deskNo++
+	d := &desk{office: o, limits: newLimits(o.ledger, gateway), session: fmt.Sprint("session", deskNo), lease: fmt.Sprint("lease", deskNo)}
+	d.limits.now = func() time.Time { return o.at }
+	d.who = identity{&ledger.Key{ID: "k", Customer: "acme", Limits: key}, &ledger.Customer{ID: "acme", Limits: customer}}
+	_, err := o.ledger.StartSession(o.Context(), ledger.Session{ID: d.session, Gateway: gateway, TTL: time.Minute})
+	must(o, err)
+	d.beat()
+	_, _, err = o.ledger.Grant(o.Context(), ledger.GrantRequest{LeaseID: d.lease, Customer: "acme", Session: d.session, Gateway: gateway, GrantNo: 1, Need: 1e6, Want: 1e6})
+	must(o, err)
+	return d
+}
+
+func (d *desk) beat() {
+	d.Helper()
+	a, err := d.ledger.Beat(d.Context(), ledger.Beat{Session: d.session})
+	must(d, err)
+	must(d, d.refresh(d.Context(), a.Gateways, a.Rank))
+}
+
+// admit asks for one call of tokens that may cost bound.
+func (d *desk) admit(tokens uint64, bound money.Nano) (*call, *refusal) {
+	c := &call{who: d.who, bounds: usage.Quantities{usage.Input: tokens / 2, usage.Output: tokens - tokens/2}}
+	return c, d.limits.admit(c, bound)
+}
+
+// record ends a call with what it used and its price.
+func (d *desk) record(c *call, tokens uint64, price money.Nano) {
+	d.seq++
+	d.price += price
+	c.rec = usage.Record{Kind: usage.KindUsage, Row: usage.RowUsage, LeaseID: d.lease, Seq: d.seq, Customer: "acme", KeyID: "k", Gateway: d.gateway,
+		RequestID: "r", TimeMs: d.at.UnixMilli(), Price: price, Cost: price, Currency: Currency, Meters: usage.Quantities{usage.CachedInput: tokens}}
+	d.queue = append(d.queue, c.rec)
+	d.limits.record(c, true)
+}
+
+// close ends the process: its lease closes once everything is settled.
+func (d *desk) close() {
+	d.queue = append(d.queue, usage.Record{Kind: usage.KindClose, LeaseID: d.lease, Seq: d.seq + 1, Customer: "acme", Gateway: d.gateway,
+		TimeMs: d.at.UnixMilli(), Count: d.seq, CostSum: d.price, PriceSum: d.price})
+}
+
+// settle settles the n oldest records that are not yet.
+func (d *desk) settle(n int) {
+	d.Helper()
+	if n == 0 {
+		return
+	}
+	batch := ledger.Batch{Topic: "t", Epoch: d.epoch, From: d.cursor, To: d.cursor + int64(n)}
+	for i := range n {
+		batch.Records = append(batch.Records, ledger.Settling{Offset: d.cursor + int64(i), Rec: &d.queue[i]})
+	}
+	_, err := d.ledger.Settle(d.Context(), batch)
+	must(d, err)
+	d.cursor, d.queue = batch.To, d.queue[n:]
+}
+
+// limited checks a refusal, and returns how long it tells to wait.
+func (o *office) limited(no *refusal, reason string, resetsAt time.Time) int {
+	o.Helper()
+	if no == nil || no.status != 429 || no.code != "rate_limited" || no.reason != reason || !no.resetsAt.Equal(resetsAt) {
+		o.Fatalf("%+v, want %s until %s", no, reason, resetsAt)
+	}
+	return no.retryAfter
+}
+
+func (o *office) admitted(c *call, no *refusal) *call {
+	o.Helper()
+	if no != nil {
+		o.Fatalf("refused: %+v", no)
+	}
+	return c
+}
+
+// TestWindows: requests and tokens count in minutes of the clock, tokens by
+// what a call may use until it is known what it used.
+func TestWindows(t *testing.T) {
+	o := newOffice(t)
+	turn := noon.Truncate(time.Minute).Add(time.Minute)
+	d := o.process("g", ledger.Limits{RequestsPerMinute: 2}, ledger.Limits{TokensPerMinute: 100})
+	first := o.admitted(d.admit(60, 0))
+	_, no := d.admit(41, 0)
+	if wait := o.limited(no, "tokens_per_minute", turn); wait != 40 {
+		t.Errorf("wait %d s", wait)
+	}
+	d.record(first, 59, 0)
+	second := o.admitted(d.admit(41, 0))
+	_, no = d.admit(0, 0)
+	o.limited(no, "requests_per_minute", turn)
+	d.giveBack(second) // the wallet has not enough
+	d.giveBack(second)
+	third := o.admitted(d.admit(41, 0))
+	_, no = d.admit(0, 0)
+	o.limited(no, "requests_per_minute", turn)
+	o.at = turn.Add(-time.Millisecond)
+	_, no = d.admit(0, 0)
+	if wait := o.limited(no, "requests_per_minute", turn); wait != 1 {
+		t.Errorf("wait %d s", wait)
+	}
+	o.at = turn
+	o.admitted(d.admit(100, 0))
+	d.record(third, 1, 0) // of the minute before: changes nothing in this one
+	_, no = d.admit(1, 0)
+	o.limited(no, "tokens_per_minute", turn.Add(time.Minute))
+}
+
+// TestShares: of several gateways each has its share, and all together have
+// the limit; when one leaves the others have more.
+func TestShares(t *testing.T) {
+	o := newOffice(t)
+	limits := ledger.Limits{RequestsPerMinute: 11, SpendPerDay: 1000}
+	desks := []*desk{o.process("a", limits, ledger.Limits{}), o.process("b", limits, ledger.Limits{}), o.process("c", limits, ledger.Limits{})}
+	counts := func() (got string) {
+		for _, d := range desks {
+			d.beat()
+		}
+		for _, d := range desks {
+			n := 0
+			for {
+				if _, no := d.admit(1, 1); no != nil {
+					break
+				}
+				n++
+			}
+			got += fmt.Sprint(n, " ")
+		}
+		return got
+	}
+	if got := counts(); got != "4 4 3 " {
+		t.Errorf("of 11 requests the gateways admit %s", got)
+	}
+	o.at = noon.Add(time.Minute)
+	must(t, o.ledger.EndSession(t.Context(), desks[0].session))
+	desks = desks[1:]
+	if got := counts(); got != "6 5 " {
+		t.Errorf("of 11 requests the gateways that are left admit %s", got)
+	}
+
+	o.at = noon.Add(2 * time.Minute)
+	for _, d := range desks { // half of the 1000, less the 10 and 8 in flight
+		o.admitted(d.admit(1, 490))
+		_, no := d.admit(1, 3)
+		o.limited(no, "spend_per_day", noon.Truncate(24*time.Hour).Add(24*time.Hour))
+	}
+}
+
+// TestSpendLimit: the limit holds with bounds reserved, and tells what is in
+// the way: what is spent, or only what is in flight.
+func TestSpendLimit(t *testing.T) {
+	o := newOffice(t)
+	day, month := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC), time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	d := o.process("g", ledger.Limits{SpendPerDay: 100}, ledger.Limits{SpendPerMonth: 150})
+	first := o.admitted(d.admit(1, 60))
+	_, no := d.admit(1, 41)
+	if wait := o.limited(no, "spend_per_day", day); wait != 1 {
+		t.Errorf("what is in flight comes back at once: wait %d s", wait)
+	}
+	d.giveBack(o.admitted(d.admit(1, 0))) // free
+	d.record(first, 1, 50)
+	second := o.admitted(d.admit(1, 50))
+	d.record(second, 1, 50)
+	_, no = d.admit(1, 1)
+	if wait := o.limited(no, "spend_per_day", day); wait != int(day.Sub(o.at)/time.Second) {
+		t.Errorf("until the day ends: wait %d s", wait)
+	}
+	d.settle(1)
+	_, no = d.admit(1, 1)
+	o.limited(no, "spend_per_day", day)
+	d.beat() // what is settled is counted once
+	_, no = d.admit(1, 1)
+	o.limited(no, "spend_per_day", day)
+	o.at = o.at.Add(2 * time.Minute)
+	d.beat() // what is not settled is not forgotten
+	_, no = d.admit(1, 1)
+	o.limited(no, "spend_per_day", day)
+
+	o.at = day
+	late := o.admitted(d.admit(1, 50))
+	_, no = d.admit(1, 1)
+	if wait := o.limited(no, "spend_per_month", month); wait != 1 {
+		t.Errorf("wait %d s", wait)
+	}
+	d.record(late, 1, 50)
+	_, no = d.admit(1, 1)
+	if wait := o.limited(no, "spend_per_month", month); wait != 24*60*60 {
+		t.Errorf("nobody waits for longer than a day: wait %d s", wait)
+	}
+	o.at = month
+	o.admitted(d.admit(1, 100))
+}
+
+// TestSpendRestart: a process that died left records in its spool. Until they
+// are settled the new one admits only what fits whatever they are; afterwards
+// it is exact.
+func TestSpendRestart(t *testing.T) {
+	o := newOffice(t)
+	limits := ledger.Limits{SpendPerDay: 2e6}
+	dead := o.process("g", limits, ledger.Limits{})
+	d := dead
+	for range 3 {
+		d.record(o.admitted(d.admit(1, 1e5)), 1, 1e5)
+	}
+	d.settle(1)
+	dead.close()
+	d = o.process("g", limits, ledger.Limits{})
+	// 2,000,000 less 100,000 settled, less 900,000 that the old lease still holds.
+	d.giveBack(o.admitted(d.admit(1, 1e6)))
+	_, no := d.admit(1, 1e6+1)
+	if wait := o.limited(no, "spend_per_day", time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)); wait != 2 {
+		t.Errorf("settled within seconds: wait %d s", wait)
+	}
+	last := len(dead.queue) - 1
+	dead.queue[0], dead.queue[last] = dead.queue[last], dead.queue[0]
+	dead.settle(1) // the lease is closing: records before its end are missing
+	for range 2 {
+		d.beat()
+		if _, no = d.admit(1, 1e6+1); no == nil {
+			t.Error("more than the limit, were the rest spent")
+		}
+	}
+	dead.settle(len(dead.queue))
+	d.beat()
+	d.giveBack(o.admitted(d.admit(1, 17e5)))
+	if _, no = d.admit(1, 17e5+1); no == nil {
+		t.Error("more than the limit")
+	}
+}
+
+// TestReadingOfYesterday: a reading that was asked for before midnight and is
+// answered after it says nothing of the new day's records, settled as they are.
+func TestReadingOfYesterday(t *testing.T) {
+	yesterday := periodsOf(noon)
+	today := periodsOf(noon.Add(24 * time.Hour))
+	var s spending
+	s.add(unsettled{"l", 1, yesterday, 5})
+	s.add(unsettled{"l", 2, today, 7})
+	read := ledger.Spends{Spent: map[ledger.SpendOf]money.Nano{{Scope: "key:k", Period: "day:2026-11-24"}: 5, {Scope: "key:k", Period: "month:2026-11"}: 5},
+		Leases: map[string]ledger.LeaseSpend{"l": {Settled: 2}}}
+	s.take("key:k", yesterday, &read, 0)
+	if s.settled[day]+s.own[day] != 7 || s.settled[month]+s.own[month] != 12 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestSpendExact drives one gateway through random calls, settlements, beats,
+// days and restarts, and compares what it says is left with a plain sum of
+// everything that was ever recorded.
+func TestSpendExact(t *testing.T) {
+	for seed := range uint64(8) {
+		o := newOffice(t)
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		const perDay, perMonth = 20_000, 50_000
+		d := o.process("g", ledger.Limits{SpendPerDay: perDay}, ledger.Limits{SpendPerMonth: perMonth})
+		o.at = time.Date(2026, 11, 28, 23, 0, 0, 0, time.UTC)
+		spent := map[string]money.Nano{}
+		var open []*call
+		for step := range 400 {
+			switch at := rnd.IntN(100); {
+			case at < 45:
+				if c, no := d.admit(1, money.Nano(rnd.IntN(900))); no == nil {
+					open = append(open, c)
+				}
+			case at < 75 && len(open) > 0:
+				i := rnd.IntN(len(open))
+				c := open[i]
+				open = append(open[:i], open[i+1:]...)
+				price := money.Nano(rnd.Int64N(int64(c.counted.amount) + 1))
+				d.record(c, 1, price)
+				spent[o.at.Format("2006-01-02")] += price
+				spent[o.at.Format("2006-01")] += price
+			case at < 85:
+				d.settle(rnd.IntN(len(d.queue) + 1))
+			case at < 95:
+				d.beat()
+			case at < 97:
+				o.at = o.at.Add(time.Duration(rnd.Int64N(int64(9 * time.Hour))))
+			case at < 98: // calls under way end with an unknown outcome, and cost nothing
+				old := d
+				old.close()
+				old.settle(len(old.queue))
+				d, open = o.process("g", d.who.key.Limits, d.who.customer.Limits), nil
+			}
+			var reserved money.Nano
+			for _, c := range open {
+				reserved += c.counted.amount
+			}
+			key, customer, err := d.remaining(d.who)
+			must(t, err)
+			wantDay := max(0, perDay-spent[o.at.Format("2006-01-02")]-reserved)
+			wantMonth := max(0, perMonth-spent[o.at.Format("2006-01")]-reserved)
+			if *key.SpendPerDay != wantDay || *customer.SpendPerMonth != wantMonth {
+				t.Fatalf("seed %d step %d: %s today and %s this month are left, want %s and %s", seed, step, *key.SpendPerDay, *customer.SpendPerMonth, wantDay, wantMonth)
+			}
+		}
+		for period, sum := range spent {
+			if len(period) == len("2006-01-02") && sum > perDay || sum > perMonth {
+				t.Errorf("seed %d: %s spent in %s", seed, sum, period)
+			}
+		}
+	}
+}
+
+// limitedKey makes a key of acme with limits.
+func (r *rig) limitedKey(l ledger.Limits) (text, id string) {
+	r.t.Helper()
+	text, id = apikey.Make()
+	hash := apikey.Hash(r.Pepper, text)
+	must(r.t, r.Ledger.Tx(r.t.Context(), func(tx *ledger.Tx) error {
+		return tx.CreateKey(r.t.Context(), ledger.Key{ID: id, Customer: "acme", Name: "test", Prefix: apikey.Prefix(id), Hash: hash[:], Limits: l})
+	}))
+	return text, id
+}
+
+// frozenClock keeps the limits' clock at the 20th second of a minute of today.
+func frozenClock(g *Gateway) {
+	at := time.Now().Truncate(time.Minute).Add(20 * time.Second)
+	g.limits.now = func() time.Time { return at }
+}
+
+// at64 runs fn, which sends requests, 64 times at once.
+func at64(fn func()) {
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(fn)
+	}
+	wg.Wait()
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections() // a shutdown would wait for them
+}
+
+// TestParallelRequests: of 64 requests at once exactly as many pass as the key
+// may send, and the answers say so.
+func TestParallelRequests(t *testing.T) {
+	r := newTunedRig(t, frozenClock)
+	r.key, _ = r.limitedKey(ledger.Limits{RequestsPerMinute: 10, TokensPerMinute: 1_000_000})
+	var mu sync.Mutex
+	passed := 0
+	at64(func() {
+		a := r.chat("in=20 out=10", `"max_tokens":50`)
+		mu.Lock()
+		defer mu.Unlock()
+		if a.status == 200 {
+			passed++
+			return
+		}
+		m := r.refused(a, 429, "rate_limited")
+		if at, err := time.Parse(time.RFC3339, fmt.Sprint(m["resets_at"])); m["reason"] != "requests_per_minute" || err != nil || at.Second() != 0 || a.Get("Retry-After") != "40" {
+			t.Errorf("%s, Retry-After %s", a.body, a.Get("Retry-After"))
+		}
+		if a.Get("X-Ratelimit-Limit-Requests") != "10" || a.Get("X-Ratelimit-Remaining-Requests") != "0" || a.Get("X-Ratelimit-Reset-Requests") != "40s" {
+			t.Errorf("%v", a.Header)
+		}
+	})
+	if served := len(r.served("start")); passed != 10 || served != 10 {
+		t.Errorf("%d of 64 passed, %d served; want 10", passed, served)
+	}
+	own := r.do("GET", "/v1/key", "", "Authorization: Bearer "+r.key)
+	var body struct {
+		Data struct{ Limits, Remaining map[string]any }
+	}
+	// 30 tokens were used by each of the ten.
+	must(t, json.Unmarshal([]byte(own.body), &body))
+	if fmt.Sprint(body.Data.Limits) != "map[requests_per_minute:10 tokens_per_minute:1e+06]" ||
+		fmt.Sprint(body.Data.Remaining) != "map[requests_per_minute:0 tokens_per_minute:999700]" {
+		t.Error(own.body)
+	}
+}
+
+// TestParallelSpend: 64 clients send until nothing more fits. The limit is not
+// passed, and nothing that would have fitted was kept out.
+func TestParallelSpend(t *testing.T) {
+	r := newRig(t)
+	const limit = 300_000
+	r.key, _ = r.limitedKey(ledger.Limits{SpendPerDay: limit})
+	bound := r.chat("in=20 out=10", `"max_tokens":50`).Get(headerReserved)
+	at64(func() {
+		for {
+			a := r.chat("in=20 out=10", `"max_tokens":50`)
+			if a.status == 200 {
+				continue
+			}
+			if m := r.refused(a, 429, "rate_limited"); m["reason"] != "spend_per_day" {
+				t.Errorf("%s", a.body)
+			}
+			if a.Get("Retry-After") != "1" { // not only in flight: spent
+				return
+			}
+		}
+	})
+	var spent money.Nano
+	for _, rec := range r.records(usage.KindUsage) {
+		spent += rec.Price
+	}
+	need, err := money.ParseNano(bound)
+	if must(t, err); spent > limit || limit-spent >= need {
+		t.Errorf("%s of %s spent; a request needs %s", spent, money.Nano(limit), need)
+	}
+}
+
+// TestLimitsArrive: a limit that is set, changed or removed holds from the next
+// beat on; of key and customer the tighter one is told.
+func TestLimitsArrive(t *testing.T) {
+	r := newTunedRig(t, frozenClock)
+	var id string
+	r.key, id = r.limitedKey(ledger.Limits{})
+	send := func() reply { return r.chat("in=20 out=10", `"max_tokens":50`) }
+	if a := send(); a.status != 200 || a.Get("X-Ratelimit-Limit-Tokens") != "" {
+		t.Fatalf("%d %v", a.status, a.Header)
+	}
+	set := func(key, customer ledger.Limits) {
+		must(t, r.Ledger.Tx(t.Context(), func(tx *ledger.Tx) error {
+			if _, err := tx.LimitKey(t.Context(), id, func(l *ledger.Limits) { *l = key }); err != nil {
+				return err
+			}
+			_, err := tx.LimitCustomer(t.Context(), "acme", func(l *ledger.Limits) { *l = customer })
+			return err
+		}))
+		must(t, r.heart.Beat(t.Context()))
+	}
+	set(ledger.Limits{RequestsPerMinute: 5}, ledger.Limits{RequestsPerMinute: 2})
+	if a := send(); a.status != 200 || a.Get("X-Ratelimit-Limit-Requests") != "2" || a.Get("X-Ratelimit-Remaining-Requests") != "1" {
+		t.Errorf("%d %v", a.status, a.Header)
+	}
+	send()
+	if a := send(); !strings.Contains(a.body, "This customer may send 2 requests a minute.") || a.status != 429 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	set(ledger.Limits{RequestsPerMinute: 5}, ledger.Limits{})
+	if a := send(); a.status != 200 || a.Get("X-Ratelimit-Remaining-Requests") != "2" {
+		t.Errorf("%d %v", a.status, a.Header)
+	}
+	_, err := r.Ledger.StartSession(t.Context(), ledger.Session{ID: "second", Gateway: "a", TTL: time.Minute})
+	must(t, err)
+	set(ledger.Limits{RequestsPerMinute: 11}, ledger.Limits{})
+	if a := send(); a.status != 200 || a.Get("X-Ratelimit-Remaining-Requests") != "1" { // the smaller half is 5, and 4 are counted
+		t.Errorf("%d %v", a.status, a.Header)
+	}
+	set(ledger.Limits{}, ledger.Limits{SpendPerDay: 1})
+	if m := r.refused(send(), 429, "rate_limited"); m["reason"] != "spend_per_day" {
+		t.Errorf("%v", m)
+	}
+	set(ledger.Limits{}, ledger.Limits{})
+	if a := send(); a.status != 200 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+// TestProviderLimits: the provider's headers about the platform's account give
+// way to those about the key, on every answer; without limits they pass.
+func TestProviderLimits(t *testing.T) {
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Ratelimit-Limit-Requests", "10000")
+		w.Header().Set("X-Ratelimit-Limit-Project-Tokens", "77")
+		w.WriteHeader(503)
+	}))
+	defer provider.Close()
+	r := newTunedRig(t, frozenClock, func(o *Options) { o.Upstreams[0].BaseURL = provider.URL })
+	if a := r.chat("", `"max_tokens":50`); a.status != 503 || a.Get("X-Ratelimit-Limit-Requests") != "10000" || a.Get("X-Ratelimit-Limit-Project-Tokens") != "77" {
+		t.Errorf("%d %v", a.status, a.Header)
+	}
+	r.key, _ = r.limitedKey(ledger.Limits{RequestsPerMinute: 5})
+	a := r.chat("", `"max_tokens":50`)
+	if got := a.Values("X-Ratelimit-Limit-Requests"); a.status != 503 || fmt.Sprint(got) != "[5]" || a.Get("X-Ratelimit-Limit-Project-Tokens") != "" {
+		t.Errorf("%d %v", a.status, a.Header)
+	}
+}
+
+// TestUnlimitedCost: a key without limits costs nothing.
+func TestUnlimitedCost(t *testing.T) {
+	l := newLimits(nil, "g")
+	c := &call{who: identity{&ledger.Key{}, &ledger.Customer{}}}
+	if n := testing.AllocsPerRun(100, func() {
+		if l.admit(c, 1) != nil {
+			t.Fatal("refused")
+		}
+		l.record(c, true)
+		l.tell(nil, c)
+	}); n != 0 || len(l.keys)+len(l.customers) > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestRefusedCallsAreGivenBack: what the wallet or the upstream refuses leaves
+// no count behind but the request's own.
+func TestRefusedCallsAreGivenBack(t *testing.T) {
+	r := newTunedRig(t, frozenClock)
+	r.customer("poor", 1)
+	must(t, r.Ledger.Tx(t.Context(), func(tx *ledger.Tx) error {
+		_, err := tx.LimitCustomer(t.Context(), "poor", func(l *ledger.Limits) {
+			*l = ledger.Limits{RequestsPerMinute: 1, TokensPerMinute: 500, SpendPerDay: money.Dollar}
+		})
+		return err
+	}))
+	poor := r.newKey("poor")
+	send := func(control string) reply {
+		return r.do("POST", chatPath, chatBody(control, `"max_tokens":50`), "Authorization: Bearer "+poor)
+	}
+	for range 2 {
+		a := send("in=20 out=10")
+		r.refused(a, 402, "insufficient_funds")
+		if a.Get("X-Ratelimit-Remaining-Requests") != "1" || a.Get("X-Ratelimit-Remaining-Tokens") != "500" {
+			t.Errorf("%v", a.Header)
+		}
+	}
+	must(t, r.Ledger.Tx(t.Context(), func(tx *ledger.Tx) error {
+		_, _, err := tx.Credit(t.Context(), ledger.Credit{Customer: "poor", Amount: money.Dollar})
+		return err
+	}))
+	a := send("status=500")
+	if a.status != 500 || a.Get("X-Ratelimit-Remaining-Requests") != "0" || a.Get("X-Ratelimit-Remaining-Tokens") != "500" {
+		t.Errorf("%d %s %v", a.status, a.body, a.Header)
+	}
+}
