@@ -28,7 +28,7 @@ const (
 // heartbeat replaces what changed since.
 type directory struct {
 	db     *ledger.DB
-	pepper []byte
+	hasher *apikey.Hasher
 
 	mu        sync.RWMutex // guards the following, not the rows: rows are replaced, never changed
 	updates   uint64       // counts calls of update
@@ -38,7 +38,7 @@ type directory struct {
 }
 
 func newDirectory(db *ledger.DB, pepper []byte) *directory {
-	return &directory{db: db, pepper: pepper, keys: map[string]*ledger.Key{}, customers: map[string]*ledger.Customer{}, unknown: map[string]time.Time{}}
+	return &directory{db: db, hasher: apikey.NewHasher(pepper), keys: map[string]*ledger.Key{}, customers: map[string]*ledger.Customer{}, unknown: map[string]time.Time{}}
 }
 
 // key finds the row of a presented key and proves the key against it.
@@ -56,7 +56,7 @@ func (d *directory) key(text string) (*ledger.Key, error) {
 			return nil, err
 		}
 	}
-	hash := apikey.Hash(d.pepper, text)
+	hash := d.hasher.Hash(text)
 	if subtle.ConstantTimeCompare(hash[:], row.Hash) != 1 {
 		return nil, ledger.ErrNotFound
 	}

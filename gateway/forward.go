@@ -30,16 +30,14 @@ var answerHeaders = [...]string{"Content-Type", "Retry-After", "Retry-After-Ms",
 // read and the call ended, or nil when the call has ended: then the record is
 // written and the client answered.
 func (g *Gateway) forward(ctx *fasthttp.RequestCtx, c *call) *http.Response {
-	c.life, c.end = context.WithTimeout(g.abort, g.MaxRequest)
+	c.life, c.end = g.lives.share(c.start), func() {}
 	if c.scan.Stream {
+		c.life, c.end = context.WithCancel(c.life)
 		c.stopWatch = watch(ctx.Conn(), c.leave)
 	}
 	var connected bool
-	req, err := g.upstreamRequest(ctx, c, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
-	var resp *http.Response
-	if err == nil {
-		resp, err = c.route.upstream.client.RoundTrip(req)
-	}
+	req := g.upstreamRequest(ctx, c, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
+	resp, err := c.route.upstream.client.RoundTrip(req)
 	if err != nil {
 		g.failed(ctx, c, connected, err)
 		return nil
@@ -111,12 +109,12 @@ func (u *Upstream) ownHeaders() http.Header {
 	return h
 }
 
-func (g *Gateway) upstreamRequest(ctx *fasthttp.RequestCtx, c *call, trace *httptrace.ClientTrace) (*http.Request, error) {
-	up := c.route.upstream
-	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(c.life, trace), http.MethodPost, c.route.url, bytes.NewReader(c.body))
-	if err != nil {
-		return nil, err
-	}
+func (g *Gateway) upstreamRequest(ctx *fasthttp.RequestCtx, c *call, trace *httptrace.ClientTrace) *http.Request {
+	up, target := c.route.upstream, c.route.url
+	body := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(c.body)), nil }
+	req := (&http.Request{Method: http.MethodPost, URL: target, Host: target.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: make(http.Header, 8), ContentLength: int64(len(c.body)), GetBody: body}).WithContext(httptrace.WithClientTrace(c.life, trace))
+	req.Body, _ = body() // has no error
 	for _, name := range requestHeaders {
 		if v := ctx.Request.Header.Peek(name); len(v) > 0 {
 			req.Header[name] = []string{string(v)}
@@ -128,7 +126,7 @@ func (g *Gateway) upstreamRequest(ctx *fasthttp.RequestCtx, c *call, trace *http
 		}
 	}
 	req.Header["X-Request-Id"] = []string{c.id}
-	return req, nil
+	return req
 }
 
 // passError hands an answer that is no success on as it is. It is not billed.

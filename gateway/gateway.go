@@ -96,6 +96,7 @@ type Gateway struct {
 	draining    atomic.Int64    // those of them whose client has left
 	abort       context.Context // ends when running calls must end
 	abortNow    context.CancelFunc
+	lives       *lives
 }
 
 // New makes a gateway. It fails on an upstream that cannot be used.
@@ -104,6 +105,7 @@ func New(o Options) (*Gateway, error) {
 	g.Book = lease.NewBook(lease.Config{Ledger: o.Ledger, Spool: o.Spool, Gateway: o.ID, TTL: o.LeaseTTL, Idle: o.LeaseIdle,
 		NewID: newRequestID, Now: time.Now, Log: o.Log, NoGrants: g.NoGrants})
 	g.abort, g.abortNow = context.WithCancel(context.Background())
+	g.lives = newLives(g.abort, o.MaxRequest)
 	var err error
 	if g.routes, err = makeRoutes(o); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ type route struct {
 	// generates: the API's answers have output tokens, and its requests a limit
 	// of them.
 	generates bool
-	url       string // where a metered call goes
+	url       *url.URL // where a metered call goes; never changed
 	own       func(*Gateway, *fasthttp.RequestCtx, *call)
 	local     func(*Gateway, *fasthttp.RequestCtx) // no key asked for
 }
@@ -79,8 +80,11 @@ func makeRoutes(o Options) (map[string]*route, error) {
 			return nil, fmt.Errorf("cannot use provider %s: %w", u.Name, err)
 		}
 		for path, api := range apis {
-			routes["/"+u.Name+path] = &route{method: http.MethodPost, shape: shape, api: api, generates: generates(api), upstream: up,
-				url: strings.TrimSuffix(u.BaseURL, "/") + path}
+			target, err := url.Parse(strings.TrimSuffix(u.BaseURL, "/") + path)
+			if err != nil {
+				return nil, fmt.Errorf("cannot use provider %s: %w", u.Name, err)
+			}
+			routes["/"+u.Name+path] = &route{method: http.MethodPost, shape: shape, api: api, generates: generates(api), upstream: up, url: target}
 		}
 		routes["/"+u.Name+"/v1/models"] = &route{method: http.MethodGet, shape: shape, upstream: up, own: (*Gateway).ownModels}
 	}

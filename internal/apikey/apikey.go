@@ -11,8 +11,10 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"hash"
 	"math/big"
 	"strings"
+	"sync"
 )
 
 const (
@@ -82,8 +84,23 @@ func Prefix(id string) string { return prefix + id }
 
 // Hash is what is stored of a key: HMAC-SHA256 under the installation's pepper.
 // Compare hashes in constant time.
-func Hash(pepper []byte, key string) [HashSize]byte {
-	mac := hmac.New(sha256.New, pepper)
+func Hash(pepper []byte, key string) [HashSize]byte { return NewHasher(pepper).Hash(key) }
+
+// Hasher hashes many keys under one pepper, which is prepared once. It is safe
+// for concurrent use.
+type Hasher struct{ macs sync.Pool }
+
+// NewHasher prepares a pepper.
+func NewHasher(pepper []byte) *Hasher {
+	return &Hasher{macs: sync.Pool{New: func() any { return hmac.New(sha256.New, pepper) }}}
+}
+
+// Hash is Hash under the prepared pepper.
+func (h *Hasher) Hash(key string) (sum [HashSize]byte) {
+	mac := h.macs.Get().(hash.Hash)
+	defer h.macs.Put(mac)
+	mac.Reset()
 	mac.Write([]byte(key))
-	return [HashSize]byte(mac.Sum(nil))
+	mac.Sum(sum[:0])
+	return sum
 }
