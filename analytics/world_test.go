@@ -23,8 +23,6 @@ import (
 	"weir/schemas/usage"
 )
 
-const patience = 30 * time.Second
-
 func TestMain(m *testing.M) { warehousetest.Main(m) }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
