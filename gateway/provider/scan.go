@@ -60,14 +60,6 @@ type nullLimit struct {
 	value span
 }
 
-// InputBound is the largest number of input tokens the request can be billed
-// for: its bytes at bytesPerTokenMin bytes per token (below 1: 1), and a
-// model's overhead in tokens for every message and every tool.
-func (s *Scan) InputBound(bytesPerTokenMin, messageOverhead, toolOverhead int64) int64 {
-	per := max(1, bytesPerTokenMin)
-	return (s.TextBytes+per-1)/per + s.Messages*messageOverhead + s.Tools*toolOverhead
-}
-
 // Scan reads a request's body in one strict pass and fills *s. What it refuses
 // is a *Refusal: no JSON object or anything after it; a limit that is no plain
 // number; a member that matters and is there twice, or in a spelling that only

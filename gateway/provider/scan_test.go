@@ -183,18 +183,6 @@ func TestScanCacheControl(t *testing.T) {
 	f(`"messages":[{"content":[{"type":"text","cache_control":null}]}]`, false, false)
 }
 
-func TestInputBound(t *testing.T) {
-	f := func(s provider.Scan, per, message, tool, want int64) {
-		t.Helper()
-		if got := s.InputBound(per, message, tool); got != want {
-			t.Errorf("%d, want %d", got, want)
-		}
-	}
-	f(provider.Scan{TextBytes: 101, Messages: 2, Tools: 3}, 1, 4, 10, 101+8+30)
-	f(provider.Scan{TextBytes: 101}, 2, 4, 10, 51)
-	f(provider.Scan{TextBytes: 101}, 0, 0, 0, 101)
-}
-
 // TestTextBytesGrow: what a provider may write anew, and longer, counts by its
 // longest form. By hand: ﷺ is 3 bytes and 33 as NFKC, 18 letters and spaces; ½
 // is 2 and 5; U+00C0 before U+0323 is 4 and, reordered, 5.
