@@ -4,16 +4,13 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -21,6 +18,7 @@ import (
 	"weir/gateway/provider"
 	"weir/gateway/provider/anthropic"
 	"weir/gateway/provider/openai"
+	"weir/internal/egress"
 )
 
 const (
@@ -125,7 +123,7 @@ func newClient(u Upstream) (*http.Transport, error) {
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	if !u.AllowPrivate {
-		dialer.Control = refusePrivate
+		dialer.Control = egress.Public
 	}
 	return &http.Transport{
 		DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
@@ -133,26 +131,6 @@ func newClient(u Upstream) (*http.Transport, error) {
 		IdleConnTimeout: upstreamIdleTime, TLSHandshakeTimeout: dialTimeout, MaxResponseHeaderBytes: upstreamHeaderBytes,
 		WriteBufferSize: upstreamBufferBytes, ReadBufferSize: upstreamBufferBytes,
 	}, nil
-}
-
-var errPrivate = errors.New("the address is private, and the provider's allow_private is false")
-
-// cgnat is the shared address space of carrier NAT, which netip does not call private.
-var cgnat = netip.MustParsePrefix("100.64.0.0/10")
-
-// refusePrivate runs at connect time, on the address the name resolved to: a
-// name cannot lead weir, and the provider key it holds, into the operator's
-// own network or to a cloud's metadata service.
-func refusePrivate(_, address string, _ syscall.RawConn) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("cannot read address %q: %w", address, err)
-	}
-	ip := ap.Addr().Unmap()
-	if !ip.IsGlobalUnicast() || ip.IsPrivate() || cgnat.Contains(ip) {
-		return fmt.Errorf("%s: %w", ip, errPrivate)
-	}
-	return nil
 }
 
 // route finds what the path names, or answers for it.

@@ -85,16 +85,17 @@ func (t *tree) add(name string) error {
 // floors are the levels of the house from the ground up: a package imports
 // only packages of lower floors, so rooms cannot know each other.
 var floors = [][]string{
-	{"schemas/money", "schemas/sql/ledger", "schemas/sql/warehouse"},
+	{"schemas/money", "schemas/sql/ledger", "schemas/sql/warehouse", "internal/egress", "topup/stripefake"},
 	{"schemas/usage"},
 	{"schemas/ratecard", "internal/apikey", "internal/config", "internal/standin", "internal/warehouse/engine"},
 	{"internal/ledger", "internal/stream", "internal/warehouse"},
-	{"internal/cards", "internal/ledger/ledgertest", "internal/warehouse/warehousetest", "gateway/provider"},
-	{"gateway/lease", "gateway/provider/anthropic", "gateway/provider/openai"},
+	{"internal/cards", "internal/ledger/ledgertest", "internal/stream/kafkatest", "internal/warehouse/warehousetest", "gateway/provider"},
+	{"gateway/lease", "gateway/provider/anthropic", "gateway/provider/openai", "topup", "internal/notify"},
 	{"gateway", "processor", "analytics", "internal/control"},
 	{"internal/app", "internal/cli"},
 	{"internal/demo"},
-	{"cmd/weir", "bench/floor", "bench/load", "bench/run", "bench/standin", "internal/crash", "internal/tidy", "gateway/boundtest", "test/sdk"},
+	{"cmd/weir", "bench/floor", "bench/load", "bench/run", "bench/standin", "internal/crash", "internal/tidy", "gateway/boundtest",
+		"test/sdk", "test/sql", "test/kafka", "test/distributed", "test/distributed/chserver"},
 }
 
 // owners name the packages that may use an outside dependency; below them is
@@ -109,6 +110,7 @@ var owners = map[string][]string{
 	"github.com/landlock-lsm":             {"internal/warehouse"},
 	"github.com/valyala/fasthttp":         {"gateway", "bench/floor", "bench/load"},
 	"github.com/stripe":                   {"topup"},
+	"github.com/standard-webhooks":        {"internal/notify"},
 	"go.yaml.in/yaml":                     {"schemas/ratecard", "internal/config", "internal/demo"},
 }
 
