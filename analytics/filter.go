@@ -42,6 +42,18 @@ func known(values url.Values, names ...string) error {
 	return nil
 }
 
+// readBool reads a parameter that is true, false or not there.
+func readBool(values url.Values, name string) (bool, error) {
+	switch text := values.Get(name); text {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	default:
+		return false, badRequest{fmt.Sprintf("`%s` is %.40q, neither true nor false.", name, text)}
+	}
+}
+
 // span is a half-open range of time; a zero end is open.
 type span struct{ from, to time.Time }
 

@@ -72,7 +72,11 @@ func tokens(meter string) measure {
 // report answers one of the three reports.
 func (a *Analytics) report(r *http.Request, kind *reportKind) (any, error) {
 	values := r.URL.Query()
-	if err := known(values, "by", "from", "to"); err != nil {
+	names := []string{"by", "from", "to"}
+	if kind.margin {
+		names = append(names, "net")
+	}
+	if err := known(values, names...); err != nil {
 		return nil, err
 	}
 	by, err := readBy(values.Get("by"))
@@ -82,6 +86,12 @@ func (a *Analytics) report(r *http.Request, kind *reportKind) (any, error) {
 	when, err := readSpan(values)
 	if err != nil {
 		return nil, err
+	}
+	if net, err := readBool(values, "net"); net || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		return a.netMargin(r.Context(), by, when)
 	}
 	rows := []row{}
 	total, groups := make([]figure, len(kind.measures)), 0
@@ -178,12 +188,14 @@ type figure struct {
 	amount amount
 }
 
+var errSum = errors.New("a sum is beyond what an amount can hold")
+
 // add adds a row's figures to their totals.
 func add(total, figures []figure) error {
 	for i := range total {
 		sum, ok := total[i].amount.Add(figures[i].amount.Nano)
 		if !ok {
-			return errors.New("a sum is beyond what an amount can hold")
+			return errSum
 		}
 		total[i].amount.Nano = sum
 		total[i].count += figures[i].count

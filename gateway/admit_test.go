@@ -135,7 +135,7 @@ func TestMoneyRefusals(t *testing.T) {
 	a := r.chat("", `"max_tokens":100`)
 	m := r.refused(a, 402, "insufficient_funds")
 	if m["reason"] != "balance_exhausted" || m["available"] != "0.00" || m["held"] != "0.00" || m["required"] == "" || m["currency"] != "usd" ||
-		m["top_up_url"] != "https://platform.example/topup" {
+		m["top_up_url"] != "https://platform.example/topup?for=poor" {
 		t.Error(m)
 	}
 	if a.Get("x-should-retry") != "false" {
@@ -157,7 +157,13 @@ func TestAnthropicShape(t *testing.T) {
 	r := newRig(t)
 	poor := r.customer("poor", 0)
 	a := r.do("POST", messagesPath, `{"model":"claude-haiku-4-5","max_tokens":9,"messages":[]}`, "x-api-key: "+poor)
-	r.refused(a, 402, "insufficient_funds")
+	if m := r.refused(a, 402, "insufficient_funds"); m["top_up_url"] != "https://platform.example/topup?for=poor" {
+		t.Error(m)
+	}
+	r.TopUpURL = ""
+	if m := r.refused(r.do("POST", messagesPath, `{"model":"claude-haiku-4-5","max_tokens":9,"messages":[]}`, "x-api-key: "+poor), 402, "insufficient_funds"); m["top_up_url"] != nil {
+		t.Error(m)
+	}
 	var body struct {
 		Type      string
 		Error     struct{ Type string }

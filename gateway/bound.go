@@ -116,7 +116,8 @@ func limitField(m *ratecard.Model) string {
 }
 
 // boundBy bounds the call under c.rule. Where the client set no limit it
-// decides the one that is put in, fitting it into the wallet if so configured.
+// decides the one that is put in, fitting it into the wallet and the limits if so
+// configured.
 func (g *Gateway) boundBy(c *call, limit int64) (ratecard.Rated, *refusal) {
 	bound, err := c.boundAt(limit)
 	if err != nil {
@@ -129,17 +130,17 @@ func (g *Gateway) boundBy(c *call, limit int64) (ratecard.Rated, *refusal) {
 	if g.MissingMax != missingFit {
 		return bound, nil
 	}
-	affordable, err := g.half(c.who.customer.ID, bound.Price)
+	room, err := g.room(c, bound.Price)
 	if err != nil {
 		return bound, notReserved(err, bound.Price)
 	}
-	if bound.Price <= affordable {
+	if room.holds(c, bound) {
 		return bound, nil
 	}
 	low, high := min(fitFloor, limit), limit
 	for low < high { // the largest limit whose bound fits
 		middle := low + (high-low+1)/2
-		if b, err := c.boundAt(middle); err == nil && b.Price <= affordable {
+		if b, err := c.boundAt(middle); err == nil && room.holds(c, b) {
 			low = middle
 		} else {
 			high = middle - 1
@@ -152,15 +153,32 @@ func (g *Gateway) boundBy(c *call, limit int64) (ratecard.Rated, *refusal) {
 	return bound, nil
 }
 
-// half is what one request without a limit of its own may take: half of what
-// the customer has available. Before that cuts the request short the ledger is
-// asked, since what is known here may be older than the last credit.
-func (g *Gateway) half(customer string, need money.Nano) (money.Nano, error) {
+// room is what one request without an output limit of its own may take: half of
+// what is left, so that another one can run beside it.
+type room struct {
+	price  money.Nano
+	tokens int64
+}
+
+// room looks at the wallet and at the limits of key and customer. Before the
+// wallet cuts the request short the ledger is asked, since what is known here
+// may be older than the last credit.
+func (g *Gateway) room(c *call, need money.Nano) (room, error) {
+	customer := c.who.customer.ID
 	available, err := g.Book.Available(context.Background(), customer)
 	if err == nil && need > available/2 {
 		available, err = g.Book.Refresh(context.Background(), customer)
 	}
-	return available / 2, err
+	if err != nil {
+		return room{}, err
+	}
+	tokens, spend, err := g.limits.room(c.who)
+	return room{price: min(available, spend) / 2, tokens: tokens / 2}, err
+}
+
+// holds tells whether a call that was bounded just now fits.
+func (r room) holds(c *call, bound ratecard.Rated) bool {
+	return bound.Price <= r.price && tokensOf(&c.bounds) <= r.tokens
 }
 
 // boundAt bounds the call with an output limit per answer.

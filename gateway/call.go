@@ -106,7 +106,7 @@ func (c *call) rate() (ratecard.Rated, error) {
 // estimate is what to bill where the provider did not tell: never nothing, and
 // never more than was reserved.
 func (c *call) estimate(a *provider.Answer) usage.Quantities {
-	q := a.Estimate(c.scan.TextBytes)
+	q := a.Estimate(c.scan.InlineBytes)
 	if !a.InputSeen {
 		q[usage.Input] = min(q[usage.Input], c.bounds[usage.Input])
 	}

@@ -116,8 +116,10 @@ func (g *Gateway) upstreamRequest(ctx *fasthttp.RequestCtx, c *call, trace *http
 		Header: make(http.Header, 8), ContentLength: int64(len(c.body)), GetBody: body}).WithContext(httptrace.WithClientTrace(c.life, trace))
 	req.Body, _ = body() // has no error
 	for _, name := range requestHeaders {
-		if v := ctx.Request.Header.Peek(name); len(v) > 0 {
-			req.Header[name] = []string{string(v)}
+		for _, v := range ctx.Request.Header.PeekAll(name) {
+			if len(v) > 0 && (req.Header[name] == nil || strings.EqualFold(name, c.route.api.Features)) { // every line of features has been judged
+				req.Header[name] = append(req.Header[name], string(v))
+			}
 		}
 	}
 	for name, values := range up.headers {

@@ -23,13 +23,11 @@ import (
 )
 
 const (
-	// maxRequestBytes bounds a request's body: larger than the largest context
-	// window's text, and what one request may cost in memory.
-	maxRequestBytes = 32 << 20
 	// maxHeaderBytes bounds a request's headers; larger ones answer 431.
 	maxHeaderBytes = 16 << 10
-	// readTimeout bounds the reading of one whole request. A connection that
-	// never sends one holds a shutdown up for as long.
+	// readTimeout bounds the reading of a request's headers, and of a body that
+	// nobody wants; of one that is wanted it is the longest pause. A connection
+	// that sends nothing holds a shutdown up for as long.
 	readTimeout = 5 * time.Second
 	// idleTimeout closes kept connections that send nothing.
 	idleTimeout = 75 * time.Second
@@ -71,7 +69,7 @@ type Options struct {
 	MissingMax string        // what to do without an output limit: fit, model or refuse
 	Drain      bool          // read on to the usage when the client leaves
 	DrainMax   time.Duration
-	TopUpURL   string
+	TopUpURL   string // told with every 402; {customer} in it stands for the customer's id
 	Log        *slog.Logger
 	Metrics    *Metrics
 	// Generation finds a settled request for its owner; nil where none can be
@@ -97,6 +95,7 @@ type Gateway struct {
 	abort       context.Context // ends when running calls must end
 	abortNow    context.CancelFunc
 	lives       *lives
+	outside     *outside
 }
 
 // New makes a gateway. It fails on an upstream that cannot be used.
@@ -106,6 +105,7 @@ func New(o Options) (*Gateway, error) {
 		NewID: newRequestID, Now: time.Now, Log: o.Log, NoGrants: g.NoGrants})
 	g.abort, g.abortNow = context.WithCancel(context.Background())
 	g.lives = newLives(g.abort, o.MaxRequest)
+	g.outside = newOutside(g)
 	var err error
 	if g.routes, err = makeRoutes(o); err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func New(o Options) (*Gateway, error) {
 	g.server = &fasthttp.Server{
 		Handler: g.handle, Name: "weir", NoDefaultServerHeader: true, NoDefaultContentType: true, NoDefaultDate: true,
 		ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
-		MaxRequestBodySize: maxRequestBytes, ReadBufferSize: maxHeaderBytes,
+		StreamRequestBody: true, MaxRequestBodySize: readAhead, ReadBufferSize: maxHeaderBytes,
 		Concurrency: maxConns, CloseOnShutdown: true, DisablePreParseMultipartForm: true, ErrorHandler: answerBroken,
 		Logger: quiet{},
 	}
@@ -130,6 +130,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	err := g.server.ShutdownWithContext(ctx)
 	g.idle(ctx) // drains have no connection any more
 	g.abortNow()
+	g.outside.abort()
 	ctx, cancel := context.WithTimeout(context.Background(), abortGrace)
 	defer cancel()
 	g.idle(ctx)
@@ -159,14 +160,15 @@ const (
 	idleTick = 10 * time.Millisecond
 )
 
-// InFlight is how many upstream calls run now.
-func (g *Gateway) InFlight() int64 { return g.inFlight.Load() }
+// InFlight is how many upstream calls run and reservations are open now.
+func (g *Gateway) InFlight() int64 { return g.inFlight.Load() + g.outside.openCount.Load() }
 
 // handle is one request's way. Every verb either answers the client itself, by
 // returning a refusal, or hands on to the next.
 func (g *Gateway) handle(ctx *fasthttp.RequestCtx) {
 	c := &call{g: g, start: time.Now(), id: newRequestID()}
 	ctx.Response.Header.Set(headerRequestID, c.id)
+	defer skipBody(ctx)
 	defer g.limits.tell(ctx, c)
 	defer g.recovered(ctx, c)
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"weir/internal/ledger"
@@ -30,15 +31,22 @@ type Session struct {
 type Heart struct {
 	g             *Gateway
 	session       Session
-	topic         string
+	topic         atomic.Pointer[string] // set by whoever reaches the log
 	epoch, recall int64
 }
 
 // NewHeart makes the heart of a session that has just been started. Beat must
-// succeed once before the gateway reads its first key.
+// succeed once before the gateway reads its first key. topic is the id of the
+// topic that the spool is produced to, "" as long as nobody knows it.
 func (g *Gateway) NewHeart(s Session, topic string) *Heart {
-	return &Heart{g: g, session: s, topic: topic}
+	h := &Heart{g: g, session: s}
+	h.SetTopic(topic)
+	return h
 }
+
+// SetTopic names the topic that the spool is produced to. Without one the spool
+// keeps everything: nobody can say how much of it is settled.
+func (h *Heart) SetTopic(topic string) { h.topic.Store(&topic) }
 
 // Session is the session's id; it changes when the ledger had ended it.
 func (h *Heart) Session() string { return h.session.ID }
@@ -57,6 +65,7 @@ func (h *Heart) Run(ctx context.Context) error {
 			return nil
 		case now := <-sweep.C:
 			h.g.Book.Sweep(now)
+			h.g.outside.sweep(now)
 		case <-tick.C:
 			err := h.Beat(ctx)
 			if errors.Is(err, ledger.ErrSuperseded) {
@@ -78,7 +87,7 @@ func (h *Heart) Beat(ctx context.Context) error {
 	use := g.Spool.Usage()
 	sent := time.Now()
 	a, err := g.Ledger.Beat(ctx, ledger.Beat{Session: h.session.ID, SinceEpoch: h.epoch, SinceRecall: h.recall, Unacked: use.UnackedRecords,
-		UnsettledBytes: use.UnsettledBytes, OldestUnsettled: use.OldestUnsettled, InFlight: g.inFlight.Load(), Topic: h.topic})
+		UnsettledBytes: use.UnsettledBytes, OldestUnsettled: use.OldestUnsettled, InFlight: g.InFlight(), Topic: *h.topic.Load()})
 	if errors.Is(err, ledger.ErrSessionEnded) || errors.Is(err, ledger.ErrNotFound) {
 		return h.restart(ctx)
 	}
@@ -102,11 +111,14 @@ func (h *Heart) Beat(ctx context.Context) error {
 
 // release tells the spool what is settled and appended.
 func (h *Heart) release(progress []ledger.Progress) error {
+	topic := *h.topic.Load()
 	done := make(map[int32]int64, len(progress))
 	for _, p := range progress {
-		done[p.Part] = min(p.Settled, p.Appended)
+		if p.Topic == topic {
+			done[p.Part] = min(p.Settled, p.Appended)
+		}
 	}
-	return h.g.Spool.Release(h.topic, done)
+	return h.g.Spool.Release(topic, done)
 }
 
 // restart follows an absence so long that the ledger has ended the session, or

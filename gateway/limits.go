@@ -13,8 +13,9 @@ import (
 )
 
 // window is the span that requests and tokens are counted in: a minute of the
-// clock, so that all gateways turn at the same time. What a process counted
-// in the present minute ends with it.
+// clock, so that all gateways turn at the same time. What a process counted in
+// the present minute ends with it: in the minute of its start the next one
+// admits only the part of a limit that the rest of the minute is of it.
 const window = time.Minute
 
 // limits counts what keys and customers with limits use. Each of several
@@ -26,6 +27,7 @@ type limits struct {
 	db      *ledger.DB
 	gateway string
 	now     func() time.Time // tests turn it
+	started time.Time
 
 	reading sync.Mutex // held while the ledger is asked; taken before mu
 
@@ -61,7 +63,7 @@ type counted struct {
 }
 
 func newLimits(db *ledger.DB, gateway string) *limits {
-	return &limits{db: db, gateway: gateway, now: time.Now, gateways: 1, keys: map[string]*tally{}, customers: map[string]*tally{}}
+	return &limits{db: db, gateway: gateway, now: time.Now, started: time.Now(), gateways: 1, keys: map[string]*tally{}, customers: map[string]*tally{}}
 }
 
 // limited tells whether anything is to be counted.
@@ -168,6 +170,17 @@ func (l *limits) share(limit int64) int64 {
 	return part
 }
 
+// perMinute is what a tally may count in its window.
+func (l *limits) perMinute(limit int64, t *tally) int64 {
+	part := l.share(limit)
+	if t.minute != minuteOf(l.started) {
+		return part
+	}
+	const seconds = int64(window / time.Second)
+	rest := seconds - l.started.Unix()%seconds
+	return (part*rest + seconds - 1) / seconds
+}
+
 // check is one tally held against its limits.
 type check struct {
 	*ledger.Limits
@@ -178,10 +191,10 @@ type check struct {
 
 // exceeded refuses a call that does not fit. The lock is held.
 func (l *limits) exceeded(k *check, take *counted) *refusal {
-	if k.RequestsPerMinute > 0 && k.requests+1 > l.share(k.RequestsPerMinute) {
+	if k.RequestsPerMinute > 0 && k.requests+1 > l.perMinute(k.RequestsPerMinute, k.tally) {
 		return k.untilWindow("requests_per_minute", fmt.Sprintf("This %s may send %d requests a minute.", k.whose, k.RequestsPerMinute))
 	}
-	if k.TokensPerMinute > 0 && k.tokens+take.tokens > l.share(k.TokensPerMinute) {
+	if k.TokensPerMinute > 0 && k.tokens+take.tokens > l.perMinute(k.TokensPerMinute, k.tally) {
 		return k.untilWindow("tokens_per_minute", fmt.Sprintf("This %s may use %d tokens a minute, and this request may use %d. A lower output limit makes that less.",
 			k.whose, k.TokensPerMinute, take.tokens))
 	}

@@ -59,11 +59,24 @@ type spending struct {
 	settled   [numPeriods]money.Nano // in the ledger at the last reading
 	unsettled []unsettled
 	own       [numPeriods]money.Nano // sums of unsettled
-	reserved  money.Nano             // by calls under way; they count in any period, as they may end in it
+	// part is this gateway's of the limit. Of several gateways each begins anew
+	// when their number changes, as it does when it first reads.
+	part     [numPeriods]part
+	reserved money.Nano // by calls under way; they count in any period, as they may end in it
 	// before bounds what an earlier process of this gateway recorded and the
 	// ledger had not settled: what those leases still held at the last reading.
 	// It is gone once the spool it left is settled, seconds after a start.
 	before money.Nano
+}
+
+// part is what a gateway may spend of a limit in a period: what base leaves of
+// it, divided by the gateways. It does not grow when others settle less than
+// theirs: what they have not settled nobody else knows, and the parts of all
+// sum up to the limit only if none is counted again.
+type part struct {
+	gateways int64
+	base     money.Nano // settled when the part began
+	used     money.Nano // recorded here since, and what was unsettled then
 }
 
 // unsettled is one event's part of a spending.
@@ -80,6 +93,7 @@ func (s *spending) add(u unsettled) {
 	for p := range numPeriods {
 		if u.in[p] == s.now[p] {
 			s.own[p] += u.price
+			s.part[p].used += u.price
 		}
 	}
 }
@@ -93,6 +107,7 @@ func (s *spending) turn(to periods) {
 		}
 		s.now[p], s.settled[p] = to[p], 0
 		s.sum(p)
+		s.part[p].base, s.part[p].used = 0, s.own[p]
 	}
 }
 
@@ -105,9 +120,9 @@ func (s *spending) sum(p int) {
 	}
 }
 
-// take adopts a reading of the periods at. Events of a later day were settled
+// take adopts a reading of the periods at, made by one of so many gateways. Events of a later day were settled
 // into one that was not read, and stay.
-func (s *spending) take(scope string, at periods, read *ledger.Spends, before money.Nano) {
+func (s *spending) take(scope string, at periods, read *ledger.Spends, before money.Nano, gateways int64) {
 	s.turn(at)
 	s.before = before
 	s.unsettled = slices.DeleteFunc(s.unsettled, func(u unsettled) bool {
@@ -118,13 +133,18 @@ func (s *spending) take(scope string, at periods, read *ledger.Spends, before mo
 			s.settled[p] = read.Spent[ledger.SpendOf{Scope: scope, Period: at.name(p)}]
 		}
 		s.sum(p)
+		if s.part[p].gateways != gateways {
+			s.part[p] = part{gateways, s.settled[p], s.own[p]}
+		}
 	}
 }
 
-// left is what may still be spent here in a period: this gateway's share of
-// what the ledger has not settled, without what it has used itself.
+// left is what may still be spent here in a period: of this gateway's part, and
+// never more than the ledger and what is unsettled here leave.
 func (l *limits) left(limit money.Nano, s *spending, p int) money.Nano {
-	return (limit-s.settled[p])/money.Nano(l.gateways) - s.own[p] - s.before - s.reserved
+	of := &s.part[p]
+	left := min((limit-of.base)/money.Nano(of.gateways)-of.used, limit-s.settled[p]-s.own[p])
+	return left - s.before - s.reserved
 }
 
 // overspent refuses a call whose bound is more than may be spent. Where only
@@ -224,7 +244,7 @@ func (l *limits) read(ctx context.Context, list []*tally) error {
 		if t.spend == nil {
 			t.spend = &spending{}
 		}
-		t.spend.take(t.scope, at, &read, l.before(t, &read))
+		t.spend.take(t.scope, at, &read, l.before(t, &read), l.gateways)
 	}
 	for lease := range l.earlier {
 		if !read.Leases[lease].Held {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 	"time"
 
@@ -31,8 +32,8 @@ func (l *limits) tell(ctx *fasthttp.RequestCtx, c *call) {
 	for i, t := range l.tallies(who) {
 		if t != nil {
 			t.turn(now)
-			requests.hold(who.limits(i).RequestsPerMinute, l.share(who.limits(i).RequestsPerMinute)-t.requests)
-			tokens.hold(who.limits(i).TokensPerMinute, l.share(who.limits(i).TokensPerMinute)-t.tokens)
+			requests.hold(who.limits(i).RequestsPerMinute, l.perMinute(who.limits(i).RequestsPerMinute, t)-t.requests)
+			tokens.hold(who.limits(i).TokensPerMinute, l.perMinute(who.limits(i).TokensPerMinute, t)-t.tokens)
 		}
 	}
 	l.mu.Unlock()
@@ -94,16 +95,37 @@ func (l *limits) remaining(who identity) (key, customer remaining, err error) {
 	return l.remainingOf(t[0], &who.key.Limits, now), l.remainingOf(t[1], &who.customer.Limits, now), nil
 }
 
+// room is the most tokens and the highest price that one more call may have; the
+// largest numbers where nothing is limited.
+func (l *limits) room(who identity) (tokens int64, price money.Nano, err error) {
+	tokens, price = math.MaxInt64, math.MaxInt64
+	if !who.limited() {
+		return tokens, price, nil
+	}
+	key, customer, err := l.remaining(who)
+	for _, r := range [...]remaining{key, customer} {
+		if r.TokensPerMinute != nil {
+			tokens = min(tokens, *r.TokensPerMinute)
+		}
+		for _, left := range [...]*money.Nano{r.SpendPerDay, r.SpendPerMonth} {
+			if left != nil {
+				price = min(price, *left)
+			}
+		}
+	}
+	return tokens, price, err
+}
+
 func (l *limits) remainingOf(t *tally, of *ledger.Limits, now time.Time) (r remaining) {
 	if t == nil {
 		return r
 	}
 	t.turn(now)
 	if of.RequestsPerMinute > 0 {
-		r.RequestsPerMinute = new(max(0, l.share(of.RequestsPerMinute)-t.requests))
+		r.RequestsPerMinute = new(max(0, l.perMinute(of.RequestsPerMinute, t)-t.requests))
 	}
 	if of.TokensPerMinute > 0 {
-		r.TokensPerMinute = new(max(0, l.share(of.TokensPerMinute)-t.tokens))
+		r.TokensPerMinute = new(max(0, l.perMinute(of.TokensPerMinute, t)-t.tokens))
 	}
 	if of.SpendPerDay > 0 {
 		r.SpendPerDay = new(max(0, l.left(of.SpendPerDay, t.spend, day)))

@@ -67,7 +67,7 @@ func (o *office) process(gateway string, key, customer ledger.Limits) *desk {
 	o.Helper()
 	deskNo++
 	d := &desk{office: o, limits: newLimits(o.ledger, gateway), session: fmt.Sprint("session", deskNo), lease: fmt.Sprint("lease", deskNo)}
-	d.limits.now = func() time.Time { return o.at }
+	d.limits.now, d.limits.started = func() time.Time { return o.at }, time.Time{}
 	d.who = identity{&ledger.Key{ID: "k", Customer: "acme", Limits: key}, &ledger.Customer{ID: "acme", Limits: customer}}
 	_, err := o.ledger.StartSession(o.Context(), ledger.Session{ID: d.session, Gateway: gateway, TTL: time.Minute})
 	must(o, err)
@@ -302,7 +302,7 @@ func TestReadingOfYesterday(t *testing.T) {
 	s.add(unsettled{"l", 2, today, 7})
 	read := ledger.Spends{Spent: map[ledger.SpendOf]money.Nano{{Scope: "key:k", Period: "day:2026-11-24"}: 5, {Scope: "key:k", Period: "month:2026-11"}: 5},
 		Leases: map[string]ledger.LeaseSpend{"l": {Settled: 2}}}
-	s.take("key:k", yesterday, &read, 0)
+	s.take("key:k", yesterday, &read, 0, 1)
 	if s.settled[day]+s.own[day] != 7 || s.settled[month]+s.own[month] != 12 {
 		t.Errorf("%+v", s)
 	}
@@ -366,6 +366,68 @@ func TestSpendExact(t *testing.T) {
 	}
 }
 
+// TestSpendOverGateways drives several gateways through random calls, while
+// settling and beats come late and in any order: all together never spend more
+// than the limit of a day, and in the end nearly all of it.
+func TestSpendOverGateways(t *testing.T) {
+	for seed := range uint64(8) {
+		o, rnd := newOffice(t), rand.New(rand.NewPCG(seed, 2))
+		const limit, most = 50_000, 900
+		desks := make([]*desk, 2+rnd.IntN(3))
+		for i := range desks {
+			desks[i] = o.process(fmt.Sprint("g", i), ledger.Limits{SpendPerDay: limit}, ledger.Limits{})
+		}
+		for _, d := range desks { // all have heard of all
+			d.beat()
+		}
+		spent := map[int64]money.Nano{}
+		open := make([][]*call, len(desks))
+		for range 1000 {
+			i := rnd.IntN(len(desks))
+			if rnd.IntN(2) == 0 {
+				i = int(seed) % len(desks) // gets most of the traffic
+			}
+			d := desks[i]
+			switch at := rnd.IntN(1000); {
+			case at < 500:
+				if c, no := d.admit(1, money.Nano(rnd.IntN(most))); no == nil {
+					open[i] = append(open[i], c)
+				}
+			case at < 900 && len(open[i]) > 0:
+				c := open[i][0]
+				open[i] = open[i][1:]
+				d.record(c, 1, c.counted.amount)
+				spent[periodsOf(o.at)[day]] += c.rec.Price
+			case at < 950:
+				d.settle(rnd.IntN(len(d.queue) + 1))
+			case at < 999:
+				d.beat()
+			default:
+				o.at = o.at.Add(24 * time.Hour)
+			}
+		}
+		today := periodsOf(o.at)[day]
+		for i, d := range desks {
+			for _, c := range open[i] {
+				d.record(c, 1, c.counted.amount)
+				spent[today] += c.rec.Price
+			}
+			for c, no := d.admit(1, most); no == nil; c, no = d.admit(1, most) {
+				d.record(c, 1, most)
+				spent[today] += most
+			}
+		}
+		if n := money.Nano(len(desks)); spent[today] < limit-n*(most+1) {
+			t.Errorf("seed %d: only %s could be spent of %d", seed, spent[today], limit)
+		}
+		for at, sum := range spent {
+			if sum > limit {
+				t.Errorf("seed %d: %s spent on day %d, the limit is %d", seed, sum, at, limit)
+			}
+		}
+	}
+}
+
 // limitedKey makes a key of acme with limits.
 func (r *rig) limitedKey(l ledger.Limits) (text, id string) {
 	r.t.Helper()
@@ -380,7 +442,7 @@ func (r *rig) limitedKey(l ledger.Limits) (text, id string) {
 // frozenClock keeps the limits' clock at the 20th second of a minute of today.
 func frozenClock(g *Gateway) {
 	at := time.Now().Truncate(time.Minute).Add(20 * time.Second)
-	g.limits.now = func() time.Time { return at }
+	g.limits.now, g.limits.started = func() time.Time { return at }, time.Time{}
 }
 
 // at64 runs fn, which sends requests, 64 times at once.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -45,19 +47,24 @@ func (g *Gateway) refuse(ctx *fasthttp.RequestCtx, c *call, r *refusal) {
 	h.Set(requestIDOf[c.shape], c.id)
 	body := provider.ErrorBody{Status: r.status, Code: r.code, Message: r.message, Reason: r.reason, ResetsAt: r.resetsAt, RequestID: c.id}
 	if body.Funds = r.funds; body.Funds != nil {
-		body.Funds.Currency, body.Funds.TopUpURL = Currency, g.TopUpURL
+		body.Funds.Currency, body.Funds.TopUpURL = Currency, g.topUpURL(c.who.customer.ID)
 	}
 	ctx.SetStatusCode(r.status)
 	ctx.SetContentType("application/json")
 	ctx.Response.SetBodyRaw(provider.AppendError(nil, c.shape, body))
 }
 
+// topUpURL is where a customer can pay, "" where the platform tells no place.
+func (g *Gateway) topUpURL(customer string) string {
+	return strings.ReplaceAll(g.TopUpURL, "{customer}", url.QueryEscape(customer))
+}
+
 // requestIDOf is where the SDKs of a provider look for the id of a request.
 // Answers of the provider carry its own there, refusals of weir weir's.
 var requestIDOf = map[provider.Shape]string{provider.OpenAI: "X-Request-Id", provider.Anthropic: "Request-Id"}
 
-// answerBroken answers requests that fasthttp could not read: too large, too
-// slow or not HTTP. The connection is closed after it.
+// answerBroken answers requests that fasthttp could not read: headers too
+// large, too slow or not HTTP. The connection is closed after it.
 func answerBroken(ctx *fasthttp.RequestCtx, err error) {
 	id := newRequestID()
 	body := provider.ErrorBody{Status: http.StatusBadRequest, Code: "invalid_request", Message: "The request is not valid HTTP.", RequestID: id}
@@ -66,8 +73,6 @@ func answerBroken(ctx *fasthttp.RequestCtx, err error) {
 	switch {
 	case errors.As(err, &small):
 		body.Status, body.Code, body.Message = http.StatusRequestHeaderFieldsTooLarge, "headers_too_large", "The request's headers are larger than 16 KiB."
-	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		body.Status, body.Code, body.Message = http.StatusRequestEntityTooLarge, "body_too_large", "The request's body is larger than 32 MiB."
 	case errors.As(err, &netErr) && netErr.Timeout():
 		body.Status, body.Message = http.StatusRequestTimeout, "The request did not arrive in time."
 	}

@@ -48,7 +48,12 @@ func (g *Gateway) reserve(ctx *fasthttp.RequestCtx, c *call) *refusal {
 		return &refusal{status: http.StatusTooManyRequests, code: "leakage_limit", retryAfter: leakagePauseS,
 			message: "Too many of your recent requests ended without an answer from the provider. Slow down and try again in a minute."}
 	}
-	if no := g.read(ctx, c); no != nil {
+	body, no := g.receive(ctx, c)
+	if no != nil {
+		return no
+	}
+	defer keep(body)
+	if no := g.read(ctx, c, body.Bytes()); no != nil {
 		return no
 	}
 	if no := g.price(c); no != nil {
@@ -69,7 +74,7 @@ func (g *Gateway) reserve(ctx *fasthttp.RequestCtx, c *call) *refusal {
 		return notReserved(err, bound.Price)
 	}
 	c.reserved = true
-	c.body = c.scan.Rewrite(nil, ctx.Request.Body(), limitField(c.model), c.limit, c.route.upstream.StreamUsage)
+	c.body = c.scan.Rewrite(nil, body.Bytes(), limitField(c.model), c.limit, c.route.upstream.StreamUsage)
 	c.describe()
 	c.rec.Reserved = bound.Price
 	if err := g.Book.Intend(c.reservation, &c.rec); err != nil {
@@ -83,7 +88,7 @@ func (g *Gateway) reserve(ctx *fasthttp.RequestCtx, c *call) *refusal {
 }
 
 // read scans the body and the headers that bear cost or become dimensions.
-func (g *Gateway) read(ctx *fasthttp.RequestCtx, c *call) *refusal {
+func (g *Gateway) read(ctx *fasthttp.RequestCtx, c *call, body []byte) *refusal {
 	header := &ctx.Request.Header
 	if len(header.Peek("Content-Encoding")) > 0 {
 		return &refusal{status: http.StatusUnsupportedMediaType, code: "encoded_body",
@@ -104,10 +109,10 @@ func (g *Gateway) read(ctx *fasthttp.RequestCtx, c *call) *refusal {
 			}
 		}
 	}
-	if err := api.Scan(ctx.Request.Body(), &c.scan); err != nil {
+	if err := api.Scan(body, &c.scan); err != nil {
 		return refusedBy(err)
 	}
-	c.scan.Model = strings.Clone(c.scan.Model) // it may lie in fasthttp's buffer
+	c.scan.Model = strings.Clone(c.scan.Model) // it lies in the body
 	return nil
 }
 
@@ -172,12 +177,12 @@ func notReserved(err error, required money.Nano) *refusal {
 	case errors.As(err, &short):
 		w := short.Wallet
 		r := &refusal{funds: &provider.Funds{Required: required, Available: w.Available(), Held: w.Held}}
-		if required > w.Balance() {
+		if required > w.Spendable() {
 			r.status, r.code, r.reason = http.StatusPaymentRequired, "insufficient_funds", "request_exceeds_balance"
 			if w.Available() <= 0 && w.Held == 0 {
 				r.reason = "balance_exhausted"
 			}
-			r.message = fmt.Sprintf("Insufficient balance: this request needs up to $%s, $%s is there. Add credit or lower the output limit.", required, w.Balance())
+			r.message = fmt.Sprintf("Insufficient balance: this request needs up to $%s, $%s is there. Add credit or lower the output limit.", required, w.Spendable())
 			return r
 		}
 		r.status, r.code, r.reason, r.retryAfter = http.StatusTooManyRequests, "funds_held", "held_by_in_flight", 1

@@ -92,7 +92,7 @@ func newTunedRig(t testing.TB, tune func(*Gateway), opts ...option) *rig {
 
 	o := Options{ID: "gw", Ledger: db, Spool: spool, Cards: cards.New(db), Pepper: []byte("pepper"), LeaseTTL: 10 * time.Minute, LeaseIdle: 30 * time.Second,
 		MaxRequest: 30 * time.Second, MissingMax: missingFit, Drain: true, DrainMax: 30 * time.Second, Log: log,
-		Metrics: NewMetrics(prometheus.NewRegistry()), TopUpURL: "https://platform.example/topup"}
+		Metrics: NewMetrics(prometheus.NewRegistry()), TopUpURL: "https://platform.example/topup?for={customer}"}
 	for _, kind := range []string{"openai", "anthropic"} {
 		o.Upstreams = append(o.Upstreams, Upstream{Name: kind, Kind: kind, BaseURL: "http://" + r.upstream, Key: "provider-key", AllowPrivate: true, StreamUsage: true})
 	}

@@ -1,11 +1,16 @@
 package processor
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Metrics is what the processor tells Prometheus.
 type Metrics struct {
 	Settled, Duplicates, Dead, Mismatches, Appended, AppendFailures, Reclaimed, LogBreaks prometheus.Counter
 	Batch                                                                                 prometheus.Histogram
+	LagRecords, LagSeconds                                                                *prometheus.GaugeVec // by partition of this processor
 }
 
 // NewMetrics makes the processor's metrics and registers them.
@@ -15,7 +20,14 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		r.MustRegister(c)
 		return c
 	}
+	lag := func(name, help string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"partition"})
+		r.MustRegister(g)
+		return g
+	}
 	m := &Metrics{
+		LagRecords:     lag("weir_log_lag_records", "Records in the log that are not settled."),
+		LagSeconds:     lag("weir_log_lag_seconds", "Age of the oldest record that is not settled."),
 		Settled:        counter("weir_events_settled_total", "Usage events settled for the first time."),
 		Duplicates:     counter("weir_events_duplicate_total", "Events delivered again and absorbed."),
 		Dead:           counter("weir_dead_letters_total", "Records that could not be decoded or rated. Must stay 0."),
@@ -29,4 +41,17 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	r.MustRegister(m.Batch)
 	return m
+}
+
+func (m *Metrics) setLag(part int32, records int64, seconds float64) {
+	label := strconv.Itoa(int(part))
+	m.LagRecords.WithLabelValues(label).Set(float64(records))
+	m.LagSeconds.WithLabelValues(label).Set(seconds)
+}
+
+// forgetLag ends the series of a partition that left.
+func (m *Metrics) forgetLag(part int32) {
+	label := strconv.Itoa(int(part))
+	m.LagRecords.DeleteLabelValues(label)
+	m.LagSeconds.DeleteLabelValues(label)
 }

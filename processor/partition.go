@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"weir/internal/ledger"
@@ -58,28 +59,39 @@ type batch struct {
 func (b *batch) inLog(offset int64) int64 { return b.first + offset - b.From }
 
 // assigned takes partitions over: a new epoch fences their former owner, and
-// the ledger's cursor says where to read on.
+// the ledger's cursor says where to read on. One whose log no longer has what
+// is due stays unread; the others go on.
 func (p *Processor) assigned(ctx context.Context, parts []int32) (map[int32]int64, error) {
-	starts, err := p.Log.StartOffsets(ctx)
-	if err != nil {
+	if err := p.Log.CheckTopic(ctx); err != nil {
 		return nil, err
 	}
-	ends, err := p.Log.EndOffsets(ctx)
+	cursors := make(map[int32]ledger.Cursor, len(parts))
+	last := make(map[int32]int64, len(parts))
+	for _, part := range parts {
+		c, err := p.Ledger.AcquirePartition(ctx, p.Log.TopicID(), part)
+		if err != nil {
+			return nil, err
+		}
+		cursors[part], last[part] = c, c.NextOffset-1
+	}
+	found, err := p.Log.RecordsAt(ctx, last)
 	if err != nil {
 		return nil, err
 	}
 	next := make(map[int32]int64, len(parts))
 	behind := make(map[int32]stretch, len(parts))
 	for _, part := range parts {
-		own, err := p.takeOver(ctx, part, stretch{starts[part], ends[part]})
-		if err != nil {
+		own, err := p.takeOver(ctx, part, cursors[part], found[part])
+		if err != nil && !errors.Is(err, stream.ErrOffsetGone) {
 			return nil, err
 		}
 		p.mu.Lock()
 		p.owns[part] = own
 		p.mu.Unlock()
-		next[part] = own.next
-		behind[part] = stretch{starts[part], own.next}
+		if err == nil {
+			next[part] = own.next
+			behind[part] = stretch{found[part].Start, own.next}
+		}
 	}
 	return next, p.appender.adopt(ctx, behind)
 }
@@ -88,59 +100,53 @@ func (p *Processor) revoked(parts []int32) {
 	p.mu.Lock()
 	for _, part := range parts {
 		delete(p.owns, part)
+		p.Metrics.forgetLag(part)
 	}
 	p.mu.Unlock()
 	p.appender.release(parts)
 }
 
-// takeOver makes this processor the owner of a partition, whose log holds the
-// offsets in has, and finds out whether that log is the one that was settled.
-func (p *Processor) takeOver(ctx context.Context, part int32, has stretch) (*partition, error) {
-	c, err := p.Ledger.AcquirePartition(ctx, p.Log.TopicID(), part)
-	if err != nil {
-		return nil, err
-	}
+// takeOver finds out whether the log is the one that was settled: last is what
+// it has at the offset before the cursor. Without the record that is due it is
+// ErrOffsetGone.
+func (p *Processor) takeOver(ctx context.Context, part int32, c ledger.Cursor, last stream.Found) (*partition, error) {
 	own := &partition{next: c.NextOffset, main: cursor{p.Log.TopicID(), c.Epoch, c.NextOffset}}
-	if c.NextOffset < has.from {
+	if c.NextOffset < last.Start {
 		// Going on would drop what the gateways' spools still keep for lack of settling.
 		p.Metrics.LogBreaks.Inc()
 		p.Logger.Error("records left the log before they were settled; the gateways' spools keep them: make the topic anew, and all of them are produced again",
-			"part", part, "from", c.NextOffset, "to", has.from)
-		return nil, fmt.Errorf("%w: partition %d begins at %d, settled is up to %d", stream.ErrOffsetGone, part, has.from, c.NextOffset)
+			"part", part, "from", c.NextOffset, "to", last.Start)
+		return own, fmt.Errorf("%w: partition %d begins at %d, settled is up to %d", stream.ErrOffsetGone, part, last.Start, c.NextOffset)
 	}
-	why, err := p.breakOf(ctx, part, c, has)
-	if err != nil || why == "" {
-		return own, err
+	why := breakOf(c, last)
+	if why == "" {
+		return own, nil
 	}
 	p.Metrics.LogBreaks.Inc()
 	p.Logger.Error("the log is not the one that was settled; all of it is read again", "part", part, "break", why)
-	own.next = has.from
+	own.next = last.Start
+	var err error
 	own.again, err = p.openAgain(ctx, part, c.NextOffset, why)
 	return own, err
 }
 
 // breakOf compares the record before the cursor with the one settled last. It
 // returns how they differ, "" if they do not or cannot be compared.
-func (p *Processor) breakOf(ctx context.Context, part int32, c ledger.Cursor, has stretch) (string, error) {
-	last := c.NextOffset - 1
-	switch {
-	case c.NextOffset > has.to:
-		return fmt.Sprintf("the log ends at %d, offset %d was settled", has.to, last), nil
-	case c.LastEventID == "" || last < has.from:
-		return "", nil
+func breakOf(c ledger.Cursor, last stream.Found) string {
+	if last.State == stream.Beyond {
+		return fmt.Sprintf("the log ends at %d, offset %d was settled", last.End, c.NextOffset-1)
 	}
-	found, err := p.Log.ReadRange(ctx, part, last, last+1)
-	if err != nil {
-		return "", err
+	if last.State == stream.Gone || c.LastEventID == "" {
+		return ""
 	}
 	id := "no record"
-	if rec, err := usage.ParseRecord(found[0].Value); err == nil {
+	if rec, err := usage.ParseRecord(last.Value); err == nil {
 		id = rec.EventID()
 	}
 	if id == c.LastEventID {
-		return "", nil
+		return ""
 	}
-	return fmt.Sprintf("offset %d was %s when it was settled, the log has %s there", last, c.LastEventID, id), nil
+	return fmt.Sprintf("offset %d was %s when it was settled, the log has %s there", c.NextOffset-1, c.LastEventID, id)
 }
 
 // openAgain acquires the cursor for what is settled again below the break at

@@ -69,11 +69,15 @@ func New(o Options) *Processor {
 	return &Processor{Options: o, appender: newAppender(o), window: batchWindow, missing: map[cardName]time.Time{}, owns: map[int32]*partition{}}
 }
 
-// Run settles until ctx ends. Whatever fails is tried again: the books only
-// move in whole transactions, so a repeated step changes nothing twice.
+// Run settles until ctx ends, or until the topic is another one
+// (stream.ErrTopicGone). Whatever else fails is tried again: the books only move
+// in whole transactions, so a repeated step changes nothing twice.
 func (p *Processor) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	defer background.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	background.Go(func() { p.watchLag(ctx) })
 	background.Go(func() { p.reclaim(ctx) })
 	background.Go(func() { p.appender.run(ctx) })
 	for pause := retryMin; ctx.Err() == nil; pause = min(2*pause, retryMax) {
@@ -81,6 +85,9 @@ func (p *Processor) Run(ctx context.Context) error {
 		err := p.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, stream.ErrTopicGone) {
+			return err
 		}
 		if time.Since(began) > retryMax {
 			pause = retryMin
@@ -104,6 +111,9 @@ func (p *Processor) follow(ctx context.Context) (err error) {
 	defer func() {
 		p.reader.Close()
 		p.mu.Lock()
+		for part := range p.owns {
+			p.Metrics.forgetLag(part)
+		}
 		clear(p.owns)
 		p.mu.Unlock()
 	}()

@@ -97,6 +97,7 @@ func TestDecode(t *testing.T) {
 		"broken UTF-8":           func(r *usage.Record) { r.KeyID = "\xff" },
 		"a zero byte":            func(r *usage.Record) { r.Provider = "a\x00b" },
 		"a zero byte in a lease": func(r *usage.Record) { r.LeaseID = "\x00" },
+		"in an outside id":       func(r *usage.Record) { r.ExternalID = "\xff" },
 	} {
 		rec := good
 		change(&rec)
@@ -136,10 +137,9 @@ func TestDeadLetters(t *testing.T) {
 		bad(func(r *usage.Record) { r.Meters[usage.Input] = 1 << 62 })
 		good()
 		p := w.processor()
-		own := &partition{}
-		var err error
-		own, err = p.takeOver(w.ctx, 0, stretch{})
+		_, err := p.assigned(w.ctx, []int32{0})
 		w.must(err)
+		own := p.owns[0]
 		b, err := p.rate(w.ctx, run{0, own, raw})
 		w.must(err)
 		settled, err := p.settle(w.ctx, b)
@@ -336,7 +336,7 @@ func TestTwoProcessors(t *testing.T) {
 func TestReclaim(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{T: t, ctx: t.Context(), config: ledger.Config{Dir: dir}}
+		w := &world{T: t, ctx: t.Context(), config: ledger.Config{Dir: dir}, patience: patience}
 		w.db = ledgertest.Open(t, w.config)
 		_, err := w.db.StartSession(w.ctx, ledger.Session{ID: sessionID, Gateway: gatewayID, TTL: sessionTTL})
 		w.must(err)
@@ -363,6 +363,41 @@ func TestReclaim(t *testing.T) {
 			t.Errorf("%+v, %+v", wallet, lease)
 		}
 	})
+}
+
+// TestLag: the lag of a partition is what is in the log and not settled, and
+// the age of the oldest of it; a partition that left has none.
+func TestLag(t *testing.T) {
+	w := newWorld(t, sqlite(t))
+	w.customer("acme", 100*money.Dollar)
+	l := w.lease("acme", money.Dollar)
+	stop := w.produce()
+	_, stopProcessor := w.process()
+	w.use(l, 5)
+	w.settled()
+	stopProcessor()
+	rec := w.event(l, 1, 1)
+	rec.TimeMs -= time.Hour.Milliseconds()
+	w.write(l, rec)
+	w.use(l, 6)
+	w.until("everything is in the log", func() bool { return w.spools[0].Usage().UnackedRecords == 0 })
+	stop()
+	p := w.processor()
+	_, err := p.assigned(w.ctx, []int32{0, 1, 2, 3})
+	w.must(err)
+	w.must(p.measureLag(w.ctx))
+	var records, seconds float64
+	for part, n := range gauges(p.Metrics.LagRecords) {
+		records += n
+		seconds += gauges(p.Metrics.LagSeconds)[part]
+	}
+	if records != 7 || seconds < 3600 || seconds > 3660 {
+		t.Errorf("%v records, the oldest %v seconds old", records, seconds)
+	}
+	p.revoked([]int32{0, 1, 2})
+	if got := gauges(p.Metrics.LagRecords); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
 }
 
 // TestDue: of what was fetched exactly that is settled which comes next, also

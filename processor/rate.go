@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"weir/internal/ledger"
-	"weir/schemas/money"
 	"weir/schemas/ratecard"
 	"weir/schemas/usage"
 )
@@ -20,15 +17,6 @@ const (
 	// replica can lack one.
 	unknownCardWait = 30 * time.Second
 	unknownCardTick = time.Second
-	// reservedMax is the first reservation that the warehouse's Decimal(18, 9)
-	// cannot hold.
-	reservedMax = 1_000_000_000 * money.Dollar
-)
-
-// The times that the warehouse's DateTime64 can hold, and no clock leaves.
-var (
-	earliestMs = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
-	latestMs   = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
 )
 
 // rate decodes a run's records and rates every usage event again. What
@@ -50,7 +38,7 @@ func (p *Processor) rate(ctx context.Context, r run) (*batch, error) {
 			b.Records = append(b.Records, s)
 		case isFaultOfEvent(err):
 			b.Dead = append(b.Dead, ledger.DeadLetter{Offset: s.Offset, Lease: s.Rec.LeaseID, Customer: s.Rec.Customer, Seq: s.Rec.Seq,
-				Bytes: raw.Value, Reason: storable(err.Error())})
+				Bytes: raw.Value, Reason: usage.StorableText(err.Error())})
 		default:
 			return nil, err
 		}
@@ -58,40 +46,16 @@ func (p *Processor) rate(ctx context.Context, r run) (*batch, error) {
 	return b, nil
 }
 
-// decode reads one record of the log and refuses what the stores cannot hold:
-// there it would be an error for ever and keep its partition back.
+// decode reads one record of the log, and nothing of one that is refused.
 func decode(value []byte) (usage.Record, error) {
 	rec, err := usage.ParseRecord(value)
+	if err == nil {
+		err = rec.CheckStorable()
+	}
 	if err != nil {
 		return usage.Record{}, err
 	}
-	why := ""
-	switch {
-	case rec.Kind == usage.KindIntent:
-		why = "an intent, which never leaves its spool"
-	case rec.Reserved >= reservedMax:
-		why = fmt.Sprintf("a reservation of %s", rec.Reserved)
-	case rec.TimeMs < earliestMs || rec.TimeMs >= latestMs:
-		why = fmt.Sprintf("time %d", rec.TimeMs)
-	}
-	for _, text := range []string{rec.LeaseID, rec.Customer, rec.Gateway, rec.KeyID, rec.Provider} {
-		if text != storable(text) {
-			why = "a name that is no text"
-		}
-	}
-	if why != "" {
-		return usage.Record{}, fmt.Errorf("%w: %s", usage.ErrMalformed, why)
-	}
 	return rec, nil
-}
-
-// storable makes text of what is none: PostgreSQL takes neither broken UTF-8
-// nor a zero byte.
-func storable(text string) string {
-	if utf8.ValidString(text) && strings.IndexByte(text, 0) < 0 {
-		return text
-	}
-	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // check compares the promise in a usage event with what the pinned card says,
@@ -112,7 +76,7 @@ func (p *Processor) check(ctx context.Context, rec *usage.Record) (mismatch stri
 	if rated == promised {
 		return "", nil
 	}
-	return storable(fmt.Sprintf("promised cost %s price %s as %s, rated cost %s price %s as %s",
+	return usage.StorableText(fmt.Sprintf("promised cost %s price %s as %s, rated cost %s price %s as %s",
 		promised.Cost, promised.Price, promised.ModelBilled, rated.Cost, rated.Price, rated.ModelBilled)), nil
 }
 

@@ -311,7 +311,7 @@ func TestLogExpired(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqlite(t))
 	p := w.processor()
-	_, err := p.takeOver(w.ctx, 0, stretch{5, 10})
+	_, err := p.takeOver(w.ctx, 0, ledger.Cursor{NextOffset: 4}, stream.Found{Start: 5, End: 10})
 	if !errors.Is(err, stream.ErrOffsetGone) || metric(p.Metrics.LogBreaks) != 1 {
 		t.Errorf("%v, %d counted", err, metric(p.Metrics.LogBreaks))
 	}

@@ -58,11 +58,14 @@ type world struct {
 	config ledger.Config
 	db     *ledger.DB
 	logDir string
+	kafka  *stream.LogConfig // nil: the log is embedded, in logDir
 	log    *stream.Log
 	spools []*stream.Spool
 	cards  *cards.Cards
 	card   *ratecard.Card
 	shelf  *shelf
+
+	patience time.Duration
 
 	mu       sync.Mutex
 	expected map[string]usage.Record // by event id
@@ -70,7 +73,12 @@ type world struct {
 
 func newWorld(t *testing.T, c ledger.Config) *world {
 	t.Helper()
-	w := &world{T: t, ctx: t.Context(), config: c, db: ledgertest.Open(t, c), logDir: filepath.Join(t.TempDir(), "log"), shelf: newShelf(t),
+	return newWorldOn(t, c, nil)
+}
+
+func newWorldOn(t *testing.T, c ledger.Config, kafka *stream.LogConfig) *world {
+	t.Helper()
+	w := &world{T: t, kafka: kafka, patience: patience, ctx: t.Context(), config: c, db: ledgertest.Open(t, c), logDir: filepath.Join(t.TempDir(), "log"), shelf: newShelf(t),
 		expected: map[string]usage.Record{}}
 	w.publish(w.compose(cardText))
 	w.cards = cards.New(w.db)
@@ -112,10 +120,20 @@ func (w *world) publish(card *ratecard.Card) {
 // openLog opens the log, anew after closing it.
 func (w *world) openLog() {
 	w.Helper()
-	var err error
-	w.log, err = stream.OpenLog(w.ctx, stream.LogConfig{Topic: topicName, Partitions: partitions, Dir: w.logDir, Log: quiet()})
+	w.log = w.openAnotherLog()
+}
+
+// openAnotherLog opens the log once more, as another process would.
+func (w *world) openAnotherLog() *stream.Log {
+	w.Helper()
+	cfg := stream.LogConfig{Topic: topicName, Partitions: partitions, Dir: w.logDir, Log: quiet()}
+	if w.kafka != nil {
+		cfg = *w.kafka
+	}
+	l, err := stream.OpenLog(w.ctx, cfg)
 	w.must(err)
-	w.Cleanup(w.log.Close)
+	w.Cleanup(l.Close)
+	return l
 }
 
 func (w *world) addSpool() *stream.Spool {
@@ -268,7 +286,7 @@ func (w *world) closeLease(l *tap) {
 
 func (w *world) until(what string, holds func() bool) {
 	w.Helper()
-	for end := time.Now().Add(patience); !holds(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(w.patience); !holds(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			w.Fatalf("still not: %s", what)
 		}

@@ -3,16 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"os"
+	"errors"
+	"log/slog"
 
+	"weir/internal/app"
+	"weir/internal/cards"
 	"weir/internal/cli"
 	"weir/internal/config"
-	"weir/internal/ledger"
-	"weir/schemas/ratecard"
 )
-
-const dataDirMode = 0o700 // it holds the admin token and the books
 
 var (
 	configFlag = cli.Flag{Name: "config", Value: "FILE", Does: "the configuration; ./" + config.DefaultFile + " if there is one"}
@@ -24,7 +22,7 @@ func local() []cli.Verb {
 	return []cli.Verb{
 		{Name: "config check", Does: "print the effective configuration, secrets redacted", Settings: true,
 			Flags: []cli.Flag{configFlag, roleFlag}, Run: checkConfig},
-		{Name: "migrate", Does: "bring the ledger's schema up to this program", Settings: true,
+		{Name: "migrate", Does: "bring ledger, usage topic and warehouse up to this program; may be repeated", Settings: true,
 			Flags: []cli.Flag{configFlag}, Run: migrate},
 	}
 }
@@ -44,19 +42,7 @@ func checkConfig(_ context.Context, c *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	files := []*ratecard.File{ratecard.Builtin()}
-	for _, name := range loaded.Rates {
-		src, err := os.ReadFile(name)
-		if err != nil {
-			return cli.Usage(fmt.Errorf("cannot read the rate card: %w", err))
-		}
-		file, err := ratecard.Parse(name, src)
-		if err != nil {
-			return cli.Usage(err)
-		}
-		files = append(files, file)
-	}
-	if _, err := ratecard.Compose(files...); err != nil {
+	if _, err := cards.Compose(loaded.Rates); err != nil {
 		return cli.Usage(err)
 	}
 	text, err := loaded.Redacted()
@@ -71,16 +57,10 @@ func migrate(ctx context.Context, c *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	url := loaded.Ledger.URL.Reveal()
-	if url == "" {
-		if err := os.MkdirAll(loaded.DataDir, dataDirMode); err != nil {
-			return fmt.Errorf("cannot make the data directory: %w", err)
-		}
+	log := slog.New(slog.NewJSONHandler(c.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	err = app.Migrate(ctx, loaded, log, func(line string) { c.Printf("%s\n", line) })
+	if errors.As(err, new(app.Usage)) {
+		return cli.Usage(err)
 	}
-	db, err := ledger.Open(ctx, ledger.Config{URL: url, Dir: loaded.DataDir})
-	if err != nil {
-		return err
-	}
-	c.Printf("the ledger's schema (%s) is up to date\n", db.Engine())
-	return db.Close()
+	return err
 }

@@ -45,7 +45,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "ready": ready, "terminate": terminate,
-			"keepkey": keepkey, "post": post},
+			"keepkey": keepkey, "post": post, "told": told, "keepid": keepid, "delivered": delivered},
 		Condition: func(name string) (bool, error) {
 			return name == "chdb" && len(libraries) > 0, nil
 		},
@@ -60,6 +60,7 @@ func TestScripts(t *testing.T) {
 			server := httptest.NewServer(provider)
 			env.Defer(server.Close)
 			env.Setenv("STANDIN", server.URL)
+			platform(env)
 			return operate(env)
 		},
 	})

@@ -54,6 +54,18 @@ var shapes = map[string]func(r *rand.Rand, text func() string) prompt{
 		for i := range 1 + r.IntN(4) {
 			p.tools = append(p.tools, tool{name: fmt.Sprintf("f%d", i), description: short(), schema: newSchema(r, short, r.IntN(5))})
 		}
+		if p.api == "messages" {
+			p.choice = pick(r, "", `{"type":"auto"}`, `{"type":"any","disable_parallel_tool_use":true}`, `{"type":"none"}`, `{"type":"tool","name":"f0"}`)
+		}
+		return p
+	},
+	"search results": func(r *rand.Rand, text func() string) prompt {
+		m := message{role: "user", array: true, search: true}
+		for range 1 + r.IntN(12) {
+			m.parts = append(m.parts, cut(text(), 60))
+		}
+		p := conversation(r, m)
+		p.api, p.model, p.n = "messages", "claude-sonnet-4-5", 1
 		return p
 	},
 	"tool call": func(r *rand.Rand, text func() string) prompt {

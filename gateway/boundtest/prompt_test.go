@@ -25,6 +25,7 @@ type prompt struct {
 	n        int         // answers
 	cache    usage.Meter // the meter of input: a cache write where one is asked for
 	features string      // switched on by a header
+	choice   string      // of a tool; Anthropic only
 	spelling spelling
 	indent   bool
 }
@@ -33,6 +34,7 @@ type message struct {
 	role, name string
 	array      bool // the content is an array of parts
 	result     bool // the parts are a tool's result, where that is a part itself
+	search     bool // each part is a result of a search; Anthropic only
 	parts      []string
 	call       *schema // arguments of a tool call
 }
@@ -68,6 +70,9 @@ func (p *prompt) body() string {
 			add("system", array(p.system, p.block))
 		}
 		add("messages", array(p.messages, p.message))
+		if p.choice != "" {
+			add("tool_choice", p.choice)
+		}
 		if len(p.tools) > 0 {
 			add("tools", array(p.tools, func(t tool) string {
 				return `{"name":` + p.spelling.quote(t.name) + `,"description":` + p.spelling.quote(t.description) + `,"input_schema":` + t.schema.json(p.spelling, ",", ":") + `}`
@@ -130,6 +135,11 @@ func (p *prompt) message(m message) string {
 	content := p.spelling.quote(strings.Join(m.parts, ""))
 	if m.array {
 		content = array(m.parts, p.block)
+		if m.search {
+			content = array(m.parts, func(text string) string {
+				return `{"type":"search_result","source":"s","title":"t","content":[` + p.block(text) + `]}`
+			})
+		}
 		if m.result && p.api == "messages" {
 			content = `[{"type":"tool_result","tool_use_id":"t","content":` + content + "}]"
 		}
@@ -227,6 +237,9 @@ func (p *prompt) tokens(v *vocabulary) int {
 		sum += messageFraming + v.most(m.role)
 		for _, text := range m.parts {
 			sum += v.most(text)
+		}
+		if m.search {
+			sum += len(m.parts) * v.most(`<search_result><source>s</source><title>t</title></search_result>`)
 		}
 		if m.name != "" {
 			sum += nameFraming + v.most(m.name)

@@ -23,7 +23,7 @@ type Answer struct {
 	// counts contradict each other. UnknownField is its name.
 	UnknownMeter bool
 	UnknownField string
-	Deltas       int64 // events with generated content (a whole answer with some: 1)
+	Deltas       int64 // deltas with generated content, one of each choice of an event (a whole answer with some: 1)
 	DeltaBytes   int64 // bytes of that content, as written between its quotes
 	Terminated   bool  // a stream reached its terminator, a body is one whole JSON object
 	Failed       bool  // the answer holds an error
@@ -39,10 +39,10 @@ const estimateBytesPerToken = 8
 // Estimate is what to bill an answer without usage: what was reported, the
 // missing input by the request's bytes and at least 1, the missing output by
 // its content, every delta of it at least one token.
-func (a *Answer) Estimate(textBytes int64) usage.Quantities {
+func (a *Answer) Estimate(inlineBytes int64) usage.Quantities {
 	q := a.Meters
 	if !a.InputSeen {
-		q[usage.Input] = uint64(max(1, textBytes/estimateBytesPerToken))
+		q[usage.Input] = uint64(max(1, inlineBytes/estimateBytesPerToken))
 	}
 	if !a.OutputSeen {
 		q[usage.Output] = uint64(max(a.Deltas, a.DeltaBytes/estimateBytesPerToken))
@@ -118,6 +118,7 @@ type reader struct {
 	api    *API
 	a      *Answer
 	text   int64 // bytes of generated content
+	parts  int64 // results in the list that have some
 	listed bool  // there is a list of results
 	empty  bool  // and it is empty
 	used   bool  // there is a usage object, and it is not null
@@ -205,8 +206,11 @@ func (r *reader) nested(m *Member, usage bool) (n int) {
 		return 1
 	case '[':
 		for ok := r.open(); ok; ok = r.more(']') {
+			before := r.text
 			r.nested(m, usage)
-			n++
+			if n++; m.Rule == List && r.text > before {
+				r.parts++
+			}
 		}
 		return n
 	}

@@ -25,11 +25,13 @@ type Scan struct {
 	Limit    int64  // output tokens of one answer, the largest of the limits; 0 without HasLimit
 	HasLimit bool
 	N        int64 // answers asked for, at least 1
-	// TextBytes bounds the tokens of the inline input: the bytes of the body
-	// but for the space between its tokens, and those by which its strings and
-	// numbers may grow when the provider writes them anew. Decoding an escape
-	// yields no more bytes than were written, and no tokenizer makes more tokens
-	// than bytes.
+	// InlineBytes are those of the body but for the space between its tokens.
+	// An estimate counts them.
+	InlineBytes int64
+	// TextBytes bounds the tokens of the inline input: InlineBytes, and the bytes
+	// by which its strings and numbers may grow when the provider writes them
+	// anew. Decoding an escape yields no more bytes than were written, and no
+	// tokenizer makes more tokens than bytes.
 	TextBytes int64
 	Messages  int64 // messages, for a model's overhead per message
 	Tools     int64 // tools and functions defined
@@ -89,7 +91,8 @@ func (a *API) Scan(body []byte, s *Scan) error {
 		s.Limit = max(s.Limit, r.budget)
 	}
 	s.canAsk = a.Request.has(StreamOptions)
-	s.TextBytes = int64(len(body) - r.space + r.growth)
+	s.InlineBytes = int64(len(body) - r.space)
+	s.TextBytes = s.InlineBytes + int64(r.growth)
 	return nil
 }
 

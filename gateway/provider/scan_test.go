@@ -134,6 +134,8 @@ func TestScanRefusesUnpriced(t *testing.T) {
 		unpriced(messages, `"messages":[{"content":[{"type":"`+kind+`"}]}]`, "messages[0].content[0].type")
 	}
 	unpriced(messages, `"messages":[{"content":[{"type":"tool_result","content":[{"type":"text","text":"a"},{"type":"image"}]}]}]`, "messages[0].content[0].content[1].type")
+	unpriced(messages, `"messages":[{"content":[{"type":"search_result","citations":{"enabled":true}}]}]`, "messages[0].content[0].citations.enabled")
+	unpriced(messages, `"messages":[{"content":[{"type":"tool_result","content":[{"type":"search_result","citations":{"enabled":true}}]}]}]`, "messages[0].content[0].content[0].citations.enabled")
 	unpriced(messages, `"cache_control":{"type":"ephemeral","ttl":"24h"}`, "cache_control.ttl")
 	unpriced(messages, `"cache_control":true`, "cache_control")
 }
@@ -161,6 +163,8 @@ func TestScanReads(t *testing.T) {
 	s = scan(t, anthropic.Messages, `{"model":"m","max_tokens":100,"thinking":{"type":"enabled","budget_tokens":4000},"system":"x","mcp_servers":[],"container":null,
 		"tools":[{"name":"f","input_schema":{"type":"image","properties":{"cache_control":{"ttl":"9"}}}}],
 		"messages":[{"role":"assistant","content":[{"type":"tool_use","input":{"type":"image","Type":"document","source":{}}}]},{"role":"user","content":[{"type":"tool_result","content":"ok"}]}]}`)
+	scan(t, anthropic.Messages, `{"model":"m","messages":[{"role":"assistant","content":[{"type":"text","text":"a","citations":[{"type":"char_location","cited_text":"b"}]}]},
+		{"role":"user","content":[{"type":"search_result","source":"s","title":"t","citations":{"enabled":false},"content":[{"type":"text","text":"c"}]}]}]}`)
 	if s.Limit != 4000 || s.Messages != 2 || s.Tools != 1 || s.CacheWrite5m || s.CacheWrite1h {
 		t.Errorf("%+v", *s)
 	}

@@ -151,7 +151,7 @@ func (st *Stream) judge(event []byte) fate {
 		return forward // nothing of what is no JSON object counts
 	}
 	if st.answer = next; r.text > 0 {
-		st.answer.Deltas++
+		st.answer.Deltas += max(1, r.parts)
 		st.answer.DeltaBytes += r.text
 		st.answer.HasOutput = true
 	}

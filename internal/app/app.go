@@ -34,6 +34,12 @@ const (
 	// settleGrace is how long a stop waits for the spool to be produced and
 	// settled; what is left then stays in the spool for the next start.
 	settleGrace = 10 * time.Second
+	// endGrace bounds the last word to the ledger. A session that could not be
+	// ended ends by its time, so a ledger that is away fails no stop.
+	endGrace = 5 * time.Second
+	// controlGrace lets answers of the control plane that are under way end: a
+	// credit that was booked should be told to who asked for it.
+	controlGrace = 3 * time.Second
 )
 
 // Usage is an error of configuration or environment that trying again would
@@ -67,25 +73,29 @@ type App struct {
 	ledger    *ledger.DB
 	cards     *cards.Cards
 	pepper    []byte
-	usageLog  *stream.Log
 	spool     *stream.Spool
 	warehouse *warehouse.DB // nil without one
 	whyNot    string        // why there is none although one is wanted
 	analytics *analytics.Analytics
 	gateway   *gateway.Gateway // nil in other roles
 	heart     *gateway.Heart
-	processor *processor.Processor // nil in other roles
+	processor atomic.Pointer[processor.Processor] // nil in other roles, and until the usage log is reached
+
+	partitions int           // of the usage log, for ever
+	usageLog   *stream.Log   // set before logReached is closed
+	logReached chan struct{} // closed when the usage log is open
 
 	listeners struct{ data, control, clickhouse net.Listener }
 	ready     atomic.Bool
-	failed    chan error // the first failure of anything that must not fail
+	awaited   atomic.Pointer[string] // what the start waits for, while it does
+	failed    chan error             // the first failure of anything that must not fail
 
 	background sync.WaitGroup // ends with the context given to it
 }
 
 // New prepares an app. The configuration has been checked.
 func New(cfg config.Config, role string, log *slog.Logger) *App {
-	return &App{cfg: cfg, role: role, log: log, registry: newRegistry(), failed: make(chan error, 1)}
+	return &App{cfg: cfg, role: role, log: log, registry: newRegistry(), logReached: make(chan struct{}), failed: make(chan error, 1)}
 }
 
 func (a *App) isGateway() bool   { return a.role == config.RoleAll || a.role == config.RoleGateway }
@@ -130,23 +140,25 @@ func (a *App) open(ctx, work context.Context) error {
 	if err := a.serveControl(); err != nil {
 		return err
 	}
-	if err := a.openLedger(ctx); err != nil {
+	left, err := a.openLedger(ctx)
+	if err != nil {
 		return err
 	}
-	var left recovered
-	var err error
 	if a.isGateway() {
-		if left, err = a.openSession(ctx); err != nil {
+		if err := a.openSpool(); err != nil {
 			return err
 		}
 	}
-	if err := a.openLog(ctx); err != nil {
+	if err := a.openLog(ctx, work); err != nil {
 		return err
 	}
-	if err := a.openWarehouse(ctx, work); err != nil {
+	if err := a.openWarehouse(work); err != nil {
 		return err
 	}
 	a.openAnalytics()
+	if err := a.startWebhooks(work); err != nil {
+		return err
+	}
 	if a.isProcessor() {
 		a.startProcessor(work)
 	}
@@ -155,9 +167,12 @@ func (a *App) open(ctx, work context.Context) error {
 			return err
 		}
 	}
-	a.serveEverything()
+	a.servePlane()
 	return nil
 }
+
+// awaits notes what the start waits for; "" is nothing.
+func (a *App) awaits(what string) { a.awaited.Store(&what) }
 
 // fail ends the process for a reason; the first one counts.
 func (a *App) fail(err error) {
@@ -191,7 +206,12 @@ func (a *App) stop(work context.Context) error {
 	settle, cancel := context.WithTimeout(work, settleGrace)
 	defer cancel()
 	a.waitSettled(settle)
-	return errors.Join(err, a.ledger.EndSession(work, a.heart.Session()))
+	end, cancel := context.WithTimeout(work, endGrace)
+	defer cancel()
+	if err := a.ledger.EndSession(end, a.heart.Session()); err != nil {
+		a.log.Warn("the session ends by its time", "err", err)
+	}
+	return err
 }
 
 // waitSettled returns once the log has everything the spool holds and, where
@@ -216,20 +236,21 @@ func (a *App) waitSettled(ctx context.Context) {
 // behind counts the records that this process still has to bring into the books.
 func (a *App) behind(ctx context.Context) (int64, error) {
 	behind := a.spool.Usage().UnackedRecords
-	if behind > 0 || a.processor == nil {
+	l := a.reachedLog()
+	if behind > 0 || l == nil || !a.isProcessor() {
 		return behind, nil
 	}
 	pending, err := a.ledger.Pending(ctx)
 	if err != nil {
 		return 1, err
 	}
-	ends, err := a.usageLog.EndOffsets(ctx)
+	ends, err := l.EndOffsets(ctx)
 	if err != nil {
 		return 1, err
 	}
 	for part, end := range ends {
 		for _, c := range pending.Cursors {
-			if c.Topic == a.usageLog.TopicID() && c.Part == part {
+			if c.Topic == l.TopicID() && c.Part == part {
 				end -= c.Settled
 			}
 		}
@@ -241,9 +262,16 @@ func (a *App) behind(ctx context.Context) (int64, error) {
 	return behind, nil
 }
 
-// closeAll closes what is open, in reverse.
+// closeAll closes what is open, the control plane first: it asks all others.
 func (a *App) closeAll() error {
 	var errs []error
+	if a.control != nil {
+		grace, cancel := context.WithTimeout(context.Background(), controlGrace)
+		defer cancel()
+		if a.control.Shutdown(grace) != nil { // a tie-out may wait for minutes
+			errs = append(errs, a.control.Close())
+		}
+	}
 	if a.spool != nil {
 		errs = append(errs, a.spool.Close())
 	}
@@ -252,9 +280,6 @@ func (a *App) closeAll() error {
 	}
 	if a.warehouse != nil {
 		errs = append(errs, a.warehouse.Close())
-	}
-	if a.control != nil {
-		errs = append(errs, a.control.Close())
 	}
 	if a.ledger != nil {
 		errs = append(errs, a.ledger.Close())

@@ -12,11 +12,14 @@ import (
 
 	"github.com/google/uuid"
 
+	"weir/internal/cards"
 	"weir/internal/control"
 )
 
 // runFile tells clients on this machine where a running weir listens.
 const runFile = "run.json"
+
+const dataDirMode = 0o700 // it holds the admin token and the books
 
 // dataDir is the process' own directory, locked while it runs.
 type dataDir struct {
@@ -25,8 +28,13 @@ type dataDir struct {
 	gatewayID string // names this directory's spool, and so its leases, for ever
 }
 
-// openFiles takes the data directory and reads or makes its secrets.
+// openFiles takes the data directory and reads or makes its secrets. Rate cards
+// are judged here, before anything is reached that may be away: a bad one stays
+// bad.
 func (a *App) openFiles() (err error) {
+	if _, err := cards.Compose(a.cfg.Rates); err != nil {
+		return Usage{err}
+	}
 	if a.dir, err = openDataDir(a.cfg.DataDir); err != nil {
 		return Usage{err}
 	}
@@ -35,7 +43,7 @@ func (a *App) openFiles() (err error) {
 }
 
 func openDataDir(path string) (*dataDir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := os.MkdirAll(path, dataDirMode); err != nil {
 		return nil, fmt.Errorf("cannot use data_dir: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)

@@ -2,13 +2,10 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -27,16 +24,7 @@ import (
 	"weir/processor"
 )
 
-const (
-	currencySetting   = "currency"
-	partitionsSetting = "partitions"
-	// embeddedPartitions are few: each is a batch, and so a transaction and a
-	// block, of its own.
-	embeddedPartitions = 4
-	clusterPartitions  = 24
-	// trimEvery is how often the embedded log drops what is settled and appended.
-	trimEvery = time.Minute
-)
+const currencySetting = "currency"
 
 // recovered is what an earlier process of this gateway left behind.
 type recovered struct {
@@ -44,31 +32,57 @@ type recovered struct {
 	leases  []ledger.Lease
 }
 
-// openLedger reaches the ledger, however long that takes, and publishes the
-// configured rate cards.
-func (a *App) openLedger(ctx context.Context) error {
-	err := a.retry(ctx, "the ledger", func() (err error) {
+// openLedger reaches the ledger, however long that takes, reads what is fixed
+// there, publishes the configured rate cards and begins the gateway's session.
+func (a *App) openLedger(ctx context.Context) (left recovered, err error) {
+	reach := func() (err error) {
+		left, err = a.reachLedger(ctx)
+		return err
+	}
+	if a.cfg.Ledger.URL.Reveal() == "" {
+		err = reach() // a local failure does not pass by itself
+		return left, err
+	}
+	a.awaits("ledger")
+	defer a.awaits("")
+	err = a.retry(ctx, "ledger", reach)
+	return left, err
+}
+
+// reachLedger may be repeated after a failure.
+func (a *App) reachLedger(ctx context.Context) (left recovered, err error) {
+	if a.ledger == nil {
 		a.ledger, err = ledger.Open(ctx, ledger.Config{URL: a.cfg.Ledger.URL.Reveal(), Dir: a.cfg.DataDir, Log: a.log})
-		return err
-	})
-	if err != nil {
-		return err
+		if err != nil {
+			return left, err
+		}
 	}
 	if err := a.checkCurrency(ctx); err != nil {
-		return err
+		return left, err
 	}
 	if a.pepper, err = control.Pepper(ctx, a.ledger, a.cfg.Keys.Pepper.Reveal()); err != nil {
-		return err
+		return left, err
+	}
+	if a.partitions, err = readPartitions(ctx, a.ledger, a.cfg.Kafka); err != nil {
+		return left, err
+	}
+	if a.isProcessor() {
+		if err := a.ledger.SetWarehouse(ctx, a.cfg.ClickHouse.URL.Reveal() != config.NoClickHouse); err != nil {
+			return left, err
+		}
 	}
 	published, err := cards.PublishFiles(ctx, a.ledger, a.cfg.Rates)
 	if err != nil {
-		return Usage{err}
+		return left, err
 	}
 	if published {
 		a.log.Info("published the configured rate card")
 	}
 	a.cards = cards.New(a.ledger)
-	return a.cards.Refresh(ctx)
+	if err := a.cards.Refresh(ctx); err != nil || !a.isGateway() {
+		return left, err
+	}
+	return a.openSession(ctx)
 }
 
 // checkCurrency fixes the installation's one currency at first start.
@@ -84,7 +98,7 @@ func (a *App) checkCurrency(ctx context.Context) error {
 // an earlier process of the same data directory and lists what it left open.
 func (a *App) openSession(ctx context.Context) (recovered, error) {
 	s := gateway.Session{ID: uuid.NewString(), TTL: a.cfg.Reserve.LeaseTTL,
-		Exclusive: len(a.cfg.Kafka.Brokers) == 0 || a.cfg.ClickHouse.URL.Reveal() == ""}
+		Exclusive: a.role == config.RoleAll && (len(a.cfg.Kafka.Brokers) == 0 || a.cfg.ClickHouse.URL.Reveal() == "")}
 	leases, err := a.ledger.StartSession(ctx, ledger.Session{ID: s.ID, Gateway: a.dir.gatewayID, Exclusive: s.Exclusive, TTL: s.TTL})
 	if errors.Is(err, ledger.ErrAlone) {
 		return recovered{}, Usage{fmt.Errorf("%w: an embedded usage log or warehouse cannot be shared; set kafka.brokers and clickhouse.url on all of them", err)}
@@ -92,98 +106,18 @@ func (a *App) openSession(ctx context.Context) (recovered, error) {
 	return recovered{s, leases}, err
 }
 
-// openLog opens the spool, where this process is a gateway, and the usage log.
-func (a *App) openLog(ctx context.Context) (err error) {
-	if a.isGateway() {
-		a.spool, err = stream.OpenSpool(stream.SpoolConfig{Dir: filepath.Join(a.cfg.DataDir, "spool"), MaxBytes: int64(a.cfg.Spool.MaxBytes), Log: a.log})
-		if err != nil {
-			return err
-		}
-	}
-	partitions, err := a.partitions(ctx)
-	if err != nil {
-		return err
-	}
-	k := a.cfg.Kafka
-	secure, err := clientTLS(k.TLS)
-	if err != nil {
-		return Usage{err}
-	}
-	return a.retry(ctx, "the usage log", func() (err error) {
-		a.usageLog, err = stream.OpenLog(ctx, stream.LogConfig{Brokers: k.Brokers, Topic: k.Topic, Partitions: partitions,
-			Dir: filepath.Join(a.cfg.DataDir, "log"), TLS: secure, Log: a.log,
-			SASL: stream.SASLConfig{Mechanism: strings.ToUpper(k.SASL.Mechanism), Username: k.SASL.Username, Password: k.SASL.Password.Reveal()}})
-		return err
-	})
-}
-
-// partitions is fixed at first start: another number would spread a customer's
-// records over two partitions and so break their order.
-func (a *App) partitions(ctx context.Context) (int, error) {
-	want := a.cfg.Kafka.Partitions
-	if want == 0 {
-		want = embeddedPartitions
-		if len(a.cfg.Kafka.Brokers) > 0 {
-			want = clusterPartitions
-		}
-	}
-	text, err := a.ledger.Setting(ctx, partitionsSetting, fmt.Sprint(want))
-	if err != nil {
-		return 0, err
-	}
-	var have int
-	if _, err := fmt.Sscan(text, &have); err != nil {
-		return 0, fmt.Errorf("the ledger's setting %s is %q: %w", partitionsSetting, text, err)
-	}
-	if a.cfg.Kafka.Partitions != 0 && have != want {
-		return 0, Usage{fmt.Errorf("kafka.partitions is %d, this installation was started with %d; the number cannot be changed in place", want, have)}
-	}
-	return have, nil
-}
-
-func clientTLS(c config.TLS) (*tls.Config, error) {
-	if !c.Enabled {
-		return nil, nil
-	}
-	out := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read kafka.tls.ca_file: %w", err)
-		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("kafka.tls.ca_file %s holds no PEM certificate", c.CAFile)
-		}
-	}
-	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read kafka.tls.cert_file: %w", err)
-		}
-		out.Certificates = []tls.Certificate{pair}
-	}
-	return out, nil
-}
-
 // openWarehouse starts it in the background: it is off the money path, so
 // nothing waits for it, and without its library weir serves all the same.
-func (a *App) openWarehouse(ctx, work context.Context) error {
-	if a.role == config.RoleGateway {
-		return nil
-	}
+func (a *App) openWarehouse(work context.Context) error {
 	url := a.cfg.ClickHouse.URL.Reveal()
-	if a.isProcessor() {
-		if err := a.ledger.SetWarehouse(ctx, url != config.NoClickHouse); err != nil {
-			return err
-		}
+	if a.role == config.RoleGateway && url == "" {
+		return nil // then its clients cannot look single requests up
 	}
 	if url == config.NoClickHouse {
 		return nil
 	}
 	var err error
-	a.warehouse, err = warehouse.Start(warehouse.Config{URL: url, Library: a.cfg.ClickHouse.Library, Unconfined: a.cfg.ClickHouse.Unconfined,
-		DataDir: a.cfg.DataDir, Log: a.log})
+	a.warehouse, err = warehouse.Start(warehouseConfig(a.cfg, a.log))
 	if errors.Is(err, warehouse.ErrNoLibrary) {
 		a.warehouse, a.whyNot = nil, "Reports are off: "+err.Error()
 		a.log.Error("serving and settling without a warehouse; it catches up when it is there", "err", err)
@@ -213,49 +147,29 @@ func (a *App) openWarehouse(ctx, work context.Context) error {
 	return nil
 }
 
+// warehouseConfig is where the warehouse is, as configured.
+func warehouseConfig(c config.Config, log *slog.Logger) warehouse.Config {
+	return warehouse.Config{URL: c.ClickHouse.URL.Reveal(), Cluster: c.ClickHouse.Cluster, KeepRaw: c.ClickHouse.KeepRaw.Duration(),
+		Library: c.ClickHouse.Library, Unconfined: c.ClickHouse.Unconfined, DataDir: c.DataDir, Log: log}
+}
+
 func (a *App) openAnalytics() {
 	a.analytics = analytics.New(analytics.Options{Ledger: a.ledger, Warehouse: a.warehouse, WhyNot: a.whyNot, LogEnds: a.logEnds,
 		Fail: control.WriteError, Log: a.log})
 }
 
-func (a *App) logEnds(ctx context.Context) (string, map[int32]int64, error) {
-	ends, err := a.usageLog.EndOffsets(ctx)
-	return a.usageLog.TopicID(), ends, err
-}
-
 func (a *App) startProcessor(work context.Context) {
-	o := processor.Options{Log: a.usageLog, Ledger: a.ledger, Cards: a.cards, Logger: a.log, Metrics: processor.NewMetrics(a.registry),
-		Grace: a.cfg.Reserve.MaxRequest + a.cfg.Reserve.RecoveryGrace}
-	if a.warehouse != nil {
-		o.Warehouse = a.warehouse
-	}
-	a.processor = processor.New(o)
-	a.start("processor", func() error { return a.processor.Run(work) })
-	a.background.Go(func() { a.trim(work) })
-}
-
-// trim keeps the embedded log small: what is settled and appended is needed no
-// more there.
-func (a *App) trim(work context.Context) {
-	for every := time.NewTicker(trimEvery); ; {
-		select {
-		case <-work.Done():
-			every.Stop()
-			return
-		case <-every.C:
+	a.startOnLog("processor", work, func(l *stream.Log) error {
+		o := processor.Options{Log: l, Ledger: a.ledger, Cards: a.cards, Logger: a.log, Metrics: processor.NewMetrics(a.registry),
+			Grace: a.cfg.Reserve.MaxRequest + a.cfg.Reserve.RecoveryGrace}
+		if a.warehouse != nil {
+			o.Warehouse = a.warehouse
 		}
-		progress, err := a.ledger.Progress(work, a.usageLog.TopicID())
-		if err == nil {
-			done := make(map[int32]int64, len(progress))
-			for _, p := range progress {
-				done[p.Part] = min(p.Settled, p.Appended)
-			}
-			err = a.usageLog.Trim(work, done)
-		}
-		if err != nil && work.Err() == nil {
-			a.log.Warn("cannot trim the usage log", "err", err)
-		}
-	}
+		p := processor.New(o)
+		a.processor.Store(p)
+		a.background.Go(func() { a.trim(work, l) })
+		return p.Run(work)
+	})
 }
 
 // startGateway ends what an earlier process left open, then serves.
@@ -272,16 +186,16 @@ func (a *App) startGateway(ctx, work context.Context, left recovered) error {
 			return nil
 		}
 	})
-	a.start("usage log", func() error { return a.usageLog.Produce(work, a.spool) })
 	var err error
 	a.gateway, err = gateway.New(gateway.Options{ID: a.dir.gatewayID, Ledger: a.ledger, Spool: a.spool, Cards: a.cards, Pepper: a.pepper,
 		Upstreams: upstreams(a.cfg.Providers), LeaseTTL: a.cfg.Reserve.LeaseTTL, LeaseIdle: a.cfg.Reserve.LeaseIdle,
 		MaxRequest: a.cfg.Reserve.MaxRequest, MissingMax: a.cfg.Reserve.MissingMax, Drain: a.cfg.Disconnect.Policy == "drain",
-		DrainMax: a.cfg.Disconnect.Max, Log: a.log, Metrics: gateway.NewMetrics(a.registry), Generation: a.analytics.Generation})
+		DrainMax: a.cfg.Disconnect.Max, TopUpURL: a.cfg.TopUpURL, Log: a.log, Metrics: gateway.NewMetrics(a.registry), Generation: a.analytics.Generation})
 	if err != nil {
 		return Usage{err}
 	}
-	a.heart = a.gateway.NewHeart(left.session, a.usageLog.TopicID())
+	a.heart = a.gateway.NewHeart(left.session, "")
+	a.produce(work)
 	if err := a.heart.Beat(ctx); err != nil {
 		return err
 	}
@@ -317,11 +231,8 @@ func upstreams(providers map[string]config.Provider) []gateway.Upstream {
 func (a *App) retry(ctx context.Context, what string, try func() error) error {
 	for {
 		err := try()
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errors.As(err, new(Usage)) {
 			return errors.Join(err, ctx.Err())
-		}
-		if embedded := what == "the ledger" && a.cfg.Ledger.URL.Reveal() == "" || what == "the usage log" && len(a.cfg.Kafka.Brokers) == 0; embedded {
-			return err // a local failure does not pass by itself
 		}
 		a.log.Warn("waiting for "+what, "err", err)
 		select {

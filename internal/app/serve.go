@@ -1,9 +1,11 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"weir/gateway"
 	"weir/internal/control"
 	"weir/internal/stream"
 )
@@ -20,6 +23,8 @@ const (
 	controlHeaderTimeout = 5 * time.Second
 	controlReadTimeout   = 30 * time.Second
 	controlIdleTimeout   = time.Minute
+	// askTimeout bounds what a question for readiness asks of the ledger.
+	askTimeout = 2 * time.Second
 )
 
 // serveControl opens the control listener before anything else, so that an
@@ -65,31 +70,64 @@ func (a *App) public() map[string]http.Handler {
 	}
 }
 
-// readiness is 200 while requests are admitted, else it names what is down.
-func (a *App) readiness(w http.ResponseWriter, _ *http.Request) {
-	down := []string{"starting or stopping"}
-	if a.ready.Load() {
-		down = nil
-		if a.gateway != nil {
-			down = a.gateway.Down()
-		}
-	}
-	if len(down) > 0 {
+// readiness is 200 while this process does its part, else it names what is
+// down. What is away and not needed for that is named beside a 200.
+func (a *App) readiness(w http.ResponseWriter, r *http.Request) {
+	if down := a.down(r.Context()); len(down) > 0 {
 		control.WriteJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "down": down})
 		return
 	}
-	control.WriteJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+	answer := map[string]any{"status": "ready"}
+	if away := a.away(); len(away) > 0 {
+		answer["away"] = away
+	}
+	control.WriteJSON(w, http.StatusOK, answer)
 }
 
-// serveEverything puts the whole control plane on its listener. Roles that
-// only gateway or process keep to health and metrics.
-func (a *App) serveEverything() {
-	a.observeStores()
-	if !a.isAnalytics() {
-		return
+func (a *App) down(ctx context.Context) []string {
+	if !a.ready.Load() {
+		if what := a.awaited.Load(); what != nil && *what != "" {
+			return []string{*what}
+		}
+		return []string{"starting or stopping"}
 	}
-	h := control.New(control.Options{Ledger: a.ledger, Cards: a.cards, Token: a.token, Pepper: a.pepper, Log: a.log,
-		Extra: a.analytics.Routes(), Public: a.public()})
+	if a.gateway != nil {
+		return a.gateway.Down()
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if _, err := a.ledger.Setting(ctx, currencySetting, gateway.Currency); err != nil {
+		return []string{"ledger"}
+	}
+	return nil
+}
+
+func (a *App) away() (list []string) {
+	if a.reachedLog() == nil {
+		list = append(list, "usage log")
+	}
+	if a.whyNot != "" || a.warehouse != nil && !a.warehouse.Up() {
+		list = append(list, "warehouse")
+	}
+	return list
+}
+
+// servePlane puts the control plane on its listener: all of it where analytics
+// is, beside a gateway what takes that gateway's leases and spool, and health
+// and metrics everywhere. So whoever reaches a process that only is a gateway or
+// a processor reaches no key and no wallet.
+func (a *App) servePlane() {
+	a.observeStores()
+	o := control.Options{Token: a.token, Log: a.log, Public: a.public(), Extra: map[string]http.Handler{}}
+	if a.isAnalytics() {
+		o.Ledger, o.Cards, o.Pepper = a.ledger, a.cards, a.pepper
+		o.PrivateWebhooks = a.cfg.Webhooks.AllowPrivate
+		maps.Copy(o.Extra, a.analytics.Routes())
+	}
+	if a.gateway != nil {
+		maps.Copy(o.Extra, a.gateway.OutsideRoutes())
+	}
+	h := control.New(o)
 	a.plane.Store(&h)
 }
 
@@ -117,10 +155,20 @@ func (a *App) observeStores() {
 		gauge("weir_requests_in_flight", "Upstream calls running now.", func() float64 { return float64(a.gateway.InFlight()) })
 		gauge("weir_leases_open", "Leases this gateway holds.", func() float64 { n, _ := a.gateway.Book.InFlight(); return float64(n) })
 	}
-	if a.processor != nil {
-		gauge("weir_batches_waiting", "Settled batches not yet in the warehouse.", func() float64 { return float64(a.processor.Waiting()) })
+	if a.isProcessor() {
+		gauge("weir_batches_waiting", "Settled batches not yet in the warehouse.", func() float64 {
+			if p := a.processor.Load(); p != nil {
+				return float64(p.Waiting())
+			}
+			return 0
+		})
 	}
-	if a.usageLog != nil {
-		gauge("weir_log_rewinds_total", "Times the producer began again.", func() float64 { return float64(a.usageLog.Counters().Rewinds) })
+	if a.isGateway() {
+		gauge("weir_log_rewinds_total", "Times the producer began again.", func() float64 {
+			if l := a.reachedLog(); l != nil {
+				return float64(l.Counters().Rewinds)
+			}
+			return 0
+		})
 	}
 }

@@ -133,27 +133,33 @@ func Publish(ctx context.Context, tx *ledger.Tx, card *ratecard.Card, again bool
 		Models: card.ModelsJSON(), Rules: card.RulesJSON(), EffectiveFrom: card.EffectiveFrom(), Again: again})
 }
 
-// PublishFiles is what a start does with its configured card files: built-in
-// costs ← files in order, published only if that card never was, because a
-// restart must not take back what was published since.
+// Compose is the card that configured files make: built-in costs ← files in
+// order. The error names the file and line.
+func Compose(files []string) (*ratecard.Card, error) {
+	parsed := []*ratecard.File{ratecard.Builtin()}
+	for _, name := range files {
+		src, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the rate card: %w", err)
+		}
+		file, err := ratecard.Parse(name, src)
+		if err != nil {
+			return nil, err
+		}
+		parsed = append(parsed, file)
+	}
+	return ratecard.Compose(parsed...)
+}
+
+// PublishFiles is what a start does with its configured card files: they are
+// composed and published only if that card never was, because a restart must
+// not take back what was published since.
 //
 // Without files the built-in card is published only into a ledger that has no
 // card: a new version of the program brings new built-in costs, and they must
 // not silently replace an operator's card and its prices.
 func PublishFiles(ctx context.Context, db *ledger.DB, files []string) (published bool, err error) {
-	parsed := []*ratecard.File{ratecard.Builtin()}
-	for _, name := range files {
-		src, err := os.ReadFile(name)
-		if err != nil {
-			return false, fmt.Errorf("cannot read the rate card: %w", err)
-		}
-		file, err := ratecard.Parse(name, src)
-		if err != nil {
-			return false, err
-		}
-		parsed = append(parsed, file)
-	}
-	card, err := ratecard.Compose(parsed...)
+	card, err := Compose(files)
 	if err != nil {
 		return false, err
 	}

@@ -206,3 +206,31 @@ func (c *Call) ask(ctx context.Context, r request, to any) (printed bool, err er
 	}
 	return true, nil
 }
+
+// pages asks for a list, page after page, and hands its rows to add; with
+// --json it prints one page as it is (printed).
+func (c *Call) pages(ctx context.Context, path string, add func(row)) (printed bool, err error) {
+	query := url.Values{}
+	for _, f := range pageFlags {
+		if text := c.Flag(f.Name); text != "" {
+			query.Set(f.Name, text)
+		}
+	}
+	for {
+		var answer struct {
+			Data []row
+			Next string `json:"next_cursor"`
+		}
+		printed, err := c.ask(ctx, request{method: http.MethodGet, path: path, query: query}, &answer)
+		if err != nil || printed {
+			return printed, err
+		}
+		for _, r := range answer.Data {
+			add(r)
+		}
+		if answer.Next == "" {
+			return false, nil
+		}
+		query.Set("cursor", answer.Next)
+	}
+}

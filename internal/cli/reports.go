@@ -84,6 +84,12 @@ func report(ctx context.Context, c *Call) error {
 			query.Set(name, text)
 		}
 	}
+	if c.Flag("net") != "" {
+		if c.Args[0] != "margin" {
+			return Usage(errors.New("--net is for the margin report"))
+		}
+		query.Set("net", "true")
+	}
 	var answer struct {
 		Rows    []row
 		Totals  row

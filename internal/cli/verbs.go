@@ -8,24 +8,30 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 )
 
+// clientVerb is a verb that speaks to a running weir.
+func clientVerb(name, args, does string, run func(context.Context, *Call) error, flags ...Flag) Verb {
+	return Verb{Name: name, Args: args, Does: does, Flags: slices.Concat(flags, connection), Run: run}
+}
+
+// pageFlags are those of every list.
+var pageFlags = []Flag{{"limit", "N", "with --json: rows of the page"}, {"cursor", "CURSOR", "with --json: where the page begins"}}
+
 // Clients are the verbs that speak to a running weir.
 func Clients() []Verb {
-	verb := func(name, args, does string, run func(context.Context, *Call) error, flags ...Flag) Verb {
-		return Verb{Name: name, Args: args, Does: does, Flags: append(flags, connection...), Run: run}
-	}
+	verb := clientVerb
 	reason := Flag{"reason", "TEXT", "why, for whoever reads the books (needed)"}
 	plan := Flag{"plan", "PLAN", "the plan that price rules may name"}
 	repeat := Flag{"idempotency-key", "KEY", "names this request: repeated under the same key it takes effect once"}
 	kind := Flag{"kind", "paid|promo", "promotional money is used up first"}
-	page := []Flag{{"limit", "N", "with --json: rows of the page"}, {"cursor", "CURSOR", "with --json: where the page begins"}}
 	period := []Flag{{"by", "COLUMNS", "customer, model, provider: what to group by"}, {"from", "TIME", "RFC 3339"}, {"to", "TIME", "RFC 3339"}}
-	return []Verb{
+	return append([]Verb{
 		verb("customer create", "ID", "add a customer and its empty wallet", createCustomer,
 			append([]Flag{{"name", "NAME", "for people"}, plan}, limitFlags...)...),
-		verb("customer list", "", "list customers", listCustomers, page...),
+		verb("customer list", "", "list customers", listCustomers, pageFlags...),
 		verb("customer update", "ID", "freeze or unfreeze a customer, or change its plan or limits", updateCustomer,
 			append([]Flag{{"status", "active|frozen", "a frozen wallet serves no request"}, plan}, limitFlags...)...),
 		verb("wallet show", "ID", "show a customer's wallet", showWallet),
@@ -39,11 +45,12 @@ func Clients() []Verb {
 		verb("rates publish", "FILE", "publish a rate card", publishRates),
 		verb("rates show", "", "show the rate card in force", showRates),
 		verb("request show", "REQUEST_ID", "show what a request used and cost", showRequest),
-		verb("report", "margin|usage|leakage", "report over customers and models", report, period...),
+		verb("report", "margin|usage|leakage", "report over customers and models", report,
+			append(period, Flag{"net", "", "margin: also the fees of the payments that funded it, and what is left"})...),
 		verb("tieout", "", "compare events, ledger and warehouse; exit code 3 if they differ", tieout,
 			Flag{"wait", "DURATION", "for what is pending, at most so long"}),
 		verb("tieout accept", "BATCH", "accept a batch that breaks the tie-out", acceptBatch, reason),
-	}
+	}, webhookVerbs()...)
 }
 
 func createCustomer(ctx context.Context, c *Call) error {
@@ -64,31 +71,14 @@ func createCustomer(ctx context.Context, c *Call) error {
 }
 
 func listCustomers(ctx context.Context, c *Call) error {
-	query := url.Values{}
-	for _, name := range []string{"limit", "cursor"} {
-		if text := c.Flag(name); text != "" {
-			query.Set(name, text)
-		}
-	}
 	var lines [][]string
-	for {
-		var answer struct {
-			Data []row
-			Next string `json:"next_cursor"`
-		}
-		printed, err := c.ask(ctx, request{method: http.MethodGet, path: "/customers", query: query}, &answer)
-		if err != nil || printed {
-			return err
-		}
-		for _, r := range answer.Data {
-			lines = append(lines, []string{r.values["id"], r.values["name"], r.values["plan"], r.values["status"], r.values["created_at"]})
-		}
-		if answer.Next == "" {
-			table(c.Stdout, []string{"ID", "NAME", "PLAN", "STATUS", "CREATED"}, lines)
-			return nil
-		}
-		query.Set("cursor", answer.Next)
+	printed, err := c.pages(ctx, "/customers", func(r row) {
+		lines = append(lines, []string{r.values["id"], r.values["name"], r.values["plan"], r.values["status"], r.values["created_at"]})
+	})
+	if err == nil && !printed {
+		table(c.Stdout, []string{"ID", "NAME", "PLAN", "STATUS", "CREATED"}, lines)
 	}
+	return err
 }
 
 func updateCustomer(ctx context.Context, c *Call) error {

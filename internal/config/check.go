@@ -24,10 +24,14 @@ const (
 	spoolMin Bytes = 1 << 20
 	// partitionsMax is far above what one usage topic needs; it catches a typo.
 	partitionsMax = 4096
+	// keepRawMin keeps the events that a bill of last month, or a dispute about
+	// it, is made of; keepRawMax catches a typo.
+	keepRawMin, keepRawMax = 62, 3660
 )
 
 var (
 	providerName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+	clusterName  = regexp.MustCompile(`^[A-Za-z0-9_.{}-]{0,128}$`)
 	topicName    = regexp.MustCompile(`^[A-Za-z0-9._-]{1,200}$`)
 )
 
@@ -52,6 +56,8 @@ func (l *loader) check() error {
 		{"kafka.sasl.mechanism", oneOf(c.Kafka.SASL.Mechanism, "", "plain", "scram-sha-256", "scram-sha-512")},
 		{"kafka.sasl.username", c.Kafka.SASL.check()},
 		{"clickhouse.url", serverURL(c.ClickHouse.URL, "clickhouse", "http", "https")},
+		{"clickhouse.cluster", match(clusterName, c.ClickHouse.Cluster)},
+		{"clickhouse.keep_raw", within(int(c.ClickHouse.KeepRaw), keepRawMin, keepRawMax)},
 		{"reserve.max_request", atLeast(c.Reserve.MaxRequest, time.Second)},
 		{"reserve.lease_ttl", atLeast(c.Reserve.LeaseTTL, leaseTTLMin)},
 		{"reserve.lease_idle", atLeast(c.Reserve.LeaseIdle, leaseIdleMin)},
@@ -60,6 +66,7 @@ func (l *loader) check() error {
 		{"disconnect.policy", oneOf(c.Disconnect.Policy, "drain", "abort")},
 		{"disconnect.max", atLeast(c.Disconnect.Max, 0)},
 		{"unpriced_models", oneOf(c.UnpricedModels, "refuse")},
+		{"top_up_url", pageURL(c.TopUpURL)},
 		{"spool.max_bytes", atLeast(c.Spool.MaxBytes, spoolMin)},
 		{"stripe.webhook_secret", c.Stripe.check()},
 	}
@@ -233,6 +240,15 @@ func atLeast[T interface {
 }](v, low T) error {
 	if v < low {
 		return fmt.Errorf("%s is less than %s", v, low)
+	}
+	return nil
+}
+
+// pageURL takes a page that a customer may open, or none.
+func pageURL(text string) error {
+	u, err := url.Parse(strings.ReplaceAll(text, "{customer}", "c"))
+	if text != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		return errors.New("want a URL such as https://platform.example/topup?customer={customer}")
 	}
 	return nil
 }

@@ -31,10 +31,12 @@ type Config struct {
 	Reserve        Reserve             `yaml:"reserve"`
 	Disconnect     Disconnect          `yaml:"disconnect"`
 	UnpricedModels string              `yaml:"unpriced_models"` // refuse
+	TopUpURL       string              `yaml:"top_up_url"`      // told to who lacks money; {customer} in it is the customer's id
 	Spool          Spool               `yaml:"spool"`
 	Keys           Keys                `yaml:"keys"`
 	Admin          Admin               `yaml:"admin"`
 	Stripe         Stripe              `yaml:"stripe"`
+	Webhooks       Webhooks            `yaml:"webhooks"`
 }
 
 // Listen holds host:port addresses; port 0 is any, "" is off.
@@ -81,6 +83,8 @@ type ClickHouse struct {
 	URL        URL    `yaml:"url"`
 	Library    string `yaml:"library"`    // path of libchdb; "" looks in the usual places
 	Unconfined bool   `yaml:"unconfined"` // serve SQL although the kernel cannot confine the engine
+	Cluster    string `yaml:"cluster"`    // of a server, over which migrate makes replicated tables; "" is one server
+	KeepRaw    Days   `yaml:"keep_raw"`   // how long single events are kept; sums are kept for ever
 }
 
 // NoClickHouse is the clickhouse.url that runs without a columnar store.
@@ -134,6 +138,11 @@ type Stripe struct {
 	APIBase       string `yaml:"api_base"`
 }
 
+// Webhooks are the platform's endpoints that weir tells of events.
+type Webhooks struct {
+	AllowPrivate bool `yaml:"allow_private"` // plain http, loopback and private addresses
+}
+
 // Default is the configuration of a process that was told nothing. The
 // providers' keys are references, resolved by Load.
 func Default() Config {
@@ -149,6 +158,7 @@ func Default() Config {
 		},
 		Reserve: Reserve{MaxRequest: 15 * time.Minute, LeaseTTL: 10 * time.Minute, LeaseIdle: 30 * time.Second,
 			RecoveryGrace: 30 * time.Minute, MissingMax: "fit"},
+		ClickHouse:     ClickHouse{KeepRaw: 400},
 		Disconnect:     Disconnect{Policy: "drain", Max: time.Minute},
 		UnpricedModels: "refuse",
 		Spool:          Spool{MaxBytes: 4 << 30},

@@ -37,10 +37,12 @@ rates: []
 reserve: {max_request: 15m, lease_ttl: 10m, lease_idle: 30s, recovery_grace: 30m, missing_max: fit}
 disconnect: {policy: drain, max: 60s}
 unpriced_models: refuse
+top_up_url: ""
 spool: {max_bytes: 4GiB}
 keys: {pepper: ""}
 admin: {token: ""}
 stripe: {secret_key: "", webhook_secret: "", api_base: ""}
+webhooks: {allow_private: false}
 `
 
 func TestDocumentedFileIsTheDefault(t *testing.T) {
@@ -80,7 +82,7 @@ kafka: {brokers: [a:1, "b:2"], sasl: {mechanism: plain, username: "${WHO}", pass
 		"WEIR_PROVIDERS_NEW_KIND=anthropic", "WEIR_PROVIDERS_NEW_BASE_URL=https://new.example",
 		"WEIR_TEST_ANYTHING=1", "WEIR_REQUIRE=chdb", "WEIR_BENCH_N=1", "WEIR_SERVICE_HOST=10.0.0.1", "WEIR_PORT=tcp://10.0.0.1:80",
 		"WEIR_PORT_8080_TCP_ADDR=10.0.0.1", "WEIR_GATEWAY_SERVICE_PORT_DATA=8080", "PATH=/bin"}
-	args := []string{"--listen.control", "127.0.0.1:3", "--clickhouse.unconfined", "--reserve.missing_max=model",
+	args := []string{"--listen.control", "127.0.0.1:3", "--clickhouse.unconfined", "--clickhouse.keep_raw=90d", "--reserve.missing_max=model",
 		"--providers.my-own.ca_file", "ca.pem", "--kafka.tls.enabled", "true"}
 	c, err := Load(args, env, file)
 	if err != nil {
@@ -97,6 +99,7 @@ kafka: {brokers: [a:1, "b:2"], sasl: {mechanism: plain, username: "${WHO}", pass
 		"sequence":           {strings.Join(c.Kafka.Brokers, " "), "a:1 b:2"},
 		"expanded":           {c.Kafka.SASL.Password.Reveal(), "xmey"},
 		"switch":             {c.ClickHouse.Unconfined, true},
+		"days":               {c.ClickHouse.KeepRaw.Duration(), 90 * 24 * time.Hour},
 		"switch with value":  {c.Kafka.TLS.Enabled, true},
 		"env not expanded":   {c.Providers["openai"].APIKey.Reveal(), "from-env${WHO}"},
 		"merged by provider": {c.Providers["openai"].BaseURL, "https://api.openai.com"},
@@ -177,6 +180,9 @@ func TestErrors(t *testing.T) {
 	f("ledger: {url: 'mysql://u:hush@h/db'}", "", "", "weir.yaml:1: ledger.url: want postgres:// or postgresql://")
 	f("ledger: {url: none}", "", "", "ledger.url: want postgres://")
 	f("clickhouse: {url: 'tcp://h'}", "", "", "clickhouse.url: want clickhouse:// or http:// or https://")
+	f("clickhouse: {keep_raw: 9600h}", "", "", `"9600h" is not a number of days`)
+	f("clickhouse: {keep_raw: 61d}", "", "", "clickhouse.keep_raw: 61 is not between 62 and")
+	f("clickhouse: {cluster: 'a b'}", "", "", "clickhouse.cluster")
 	f("kafka: {brokers: [hostonly]}", "", "", `kafka.brokers: "hostonly" is not an address`)
 	f("kafka: {topic: 'a b'}", "", "", "kafka.topic")
 	f("kafka: {partitions: -1}", "", "", "kafka.partitions: -1 is not between")
@@ -187,6 +193,9 @@ func TestErrors(t *testing.T) {
 	f("reserve: {missing_max: guess}", "", "", `"guess" is not one of: fit, model, refuse`)
 	f("disconnect: {policy: wait}", "", "", "is not one of: drain, abort")
 	f("unpriced_models: '0.50'", "", "", "unpriced_models")
+	f("top_up_url: 'javascript:alert(1)'", "", "", "weir.yaml:1: top_up_url: want a URL such as https://")
+	f("top_up_url: 'https://'", "", "", "top_up_url: want a URL")
+	f("top_up_url: '//pay.example/{customer}'", "", "", "top_up_url: want a URL")
 	f("spool: {max_bytes: 1kB}", "", "", "spool.max_bytes: 1000 is less than 1MiB")
 	f("providers:\n  Open: {kind: openai, base_url: 'https://x'}", "", "", `weir.yaml:2: providers.Open: "Open" does not match`)
 	f("providers:\n  azure: {base_url: 'https://x'}", "", "", `weir.yaml:2: providers.azure.kind: "" is not one of: openai, anthropic`)

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const redacted = "***"
@@ -129,4 +130,27 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 		}
 	}
 	return fmt.Errorf("%q is not a size (want a whole number and a unit, such as 4GiB)", text)
+}
+
+// Days is a whole number of days: "400d".
+type Days int
+
+// String is the number with its unit.
+func (d Days) String() string { return strconv.Itoa(int(d)) + "d" }
+
+// Duration is that many times 24 hours.
+func (d Days) Duration() time.Duration { return time.Duration(d) * 24 * time.Hour }
+
+// MarshalText writes String.
+func (d Days) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what String writes.
+func (d *Days) UnmarshalText(text []byte) error {
+	digits, found := strings.CutSuffix(string(text), "d")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil || !found {
+		return fmt.Errorf("%q is not a number of days (want one such as 400d)", text)
+	}
+	*d = Days(n)
+	return nil
 }

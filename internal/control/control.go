@@ -33,11 +33,13 @@ const (
 
 // Options are what the control plane works on.
 type Options struct {
-	Ledger *ledger.DB
+	Ledger *ledger.DB // nil: only Extra and Public are served
 	Cards  *cards.Cards
-	Token  string       // of the operator; must not be empty
-	Pepper []byte       // hashes API keys
-	Log    *slog.Logger // must not be nil
+	Token  string // of the operator; must not be empty
+	Pepper []byte // hashes API keys
+	// PrivateWebhooks lets webhooks go to http and to private addresses.
+	PrivateWebhooks bool
+	Log             *slog.Logger // must not be nil
 	// Extra are more routes for the operator, by ServeMux pattern such as
 	// "GET /api/v1/tieout". They run behind the same authentication.
 	Extra map[string]http.Handler
@@ -59,27 +61,11 @@ func New(o Options) http.Handler {
 		panic("BUG: a control plane without a token")
 	}
 	p := &plane{Options: o, token: sha256.Sum256([]byte(o.Token)), api: http.NewServeMux(), open: http.NewServeMux()}
-	for pattern, h := range map[string]handler{
-		"POST /customers":              p.createCustomer,
-		"GET /customers":               p.listCustomers,
-		"GET /customers/{id}":          p.showCustomer,
-		"PATCH /customers/{id}":        p.updateCustomer,
-		"GET /customers/{id}/wallet":   p.showWallet,
-		"GET /customers/{id}/entries":  p.listEntries,
-		"POST /customers/{id}/credits": p.credit,
-		"POST /customers/{id}/debits":  p.debit,
-		"POST /customers/{id}/keys":    p.createKey,
-		"GET /customers/{id}/keys":     p.listKeys,
-		"POST /operator-keys":          p.createOperatorKey,
-		"GET /operator-keys":           p.listOperatorKeys,
-		"PATCH /keys/{id}":             p.updateKey,
-		"DELETE /keys/{id}":            p.revokeKey,
-		"POST /rates":                  p.publishRates,
-		"GET /rates/current":           p.showRates,
-		"POST /tieout/accept":          p.acceptBatch,
-	} {
-		method, route, _ := strings.Cut(pattern, " ")
-		p.api.Handle(method+" "+root+route, p.answering(h))
+	if o.Ledger != nil {
+		for pattern, h := range p.routes() {
+			method, route, _ := strings.Cut(pattern, " ")
+			p.api.Handle(method+" "+root+route, p.answering(h))
+		}
 	}
 	for pattern, h := range o.Extra {
 		p.api.Handle(pattern, h)
@@ -88,6 +74,35 @@ func New(o Options) http.Handler {
 		p.open.Handle(pattern, h)
 	}
 	return http.HandlerFunc(p.serve)
+}
+
+// routes are the control plane's own, below root.
+func (p *plane) routes() map[string]handler {
+	return map[string]handler{
+		"POST /customers":               p.createCustomer,
+		"GET /customers":                p.listCustomers,
+		"GET /customers/{id}":           p.showCustomer,
+		"PATCH /customers/{id}":         p.updateCustomer,
+		"GET /customers/{id}/wallet":    p.showWallet,
+		"GET /customers/{id}/entries":   p.listEntries,
+		"POST /customers/{id}/credits":  p.credit,
+		"POST /customers/{id}/debits":   p.debit,
+		"POST /customers/{id}/keys":     p.createKey,
+		"GET /customers/{id}/keys":      p.listKeys,
+		"POST /operator-keys":           p.createOperatorKey,
+		"GET /operator-keys":            p.listOperatorKeys,
+		"PATCH /keys/{id}":              p.updateKey,
+		"DELETE /keys/{id}":             p.revokeKey,
+		"POST /rates":                   p.publishRates,
+		"GET /rates/current":            p.showRates,
+		"POST /tieout/accept":           p.acceptBatch,
+		"POST /webhooks":                p.createWebhook,
+		"GET /webhooks":                 p.listWebhooks,
+		"DELETE /webhooks/{id}":         p.deleteWebhook,
+		"GET /webhooks/{id}/deliveries": p.listDeliveries,
+		"POST /webhooks/{id}/replay":    p.replayWebhook,
+		"POST /webhooks/{id}/test":      p.testWebhook,
+	}
 }
 
 // serve names the request, and lets only the operator past /api/v1.

@@ -100,7 +100,7 @@ func (p *plane) unseal(idempotencyKey string, sealed []byte) ([]byte, error) {
 		}
 	}
 	return nil, refuse(http.StatusConflict, "idempotency_conflict",
-		"this request was answered under another admin token, and its secret cannot be shown again: revoke that key and make a new one")
+		"this request was answered under another admin token, and its secret cannot be shown again: end what it made, and make it anew")
 }
 
 func (p *plane) sealing(idempotencyKey string) (cipher.AEAD, error) {

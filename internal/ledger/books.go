@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -93,7 +94,7 @@ func (db *DB) Books(ctx context.Context) (b Books, err error) {
 		if b.Pending, err = tx.pending(ctx); err != nil {
 			return err
 		}
-		for _, a := range audits {
+		for _, a := range slices.Concat(audits, fundingAudits) {
 			found, err := tx.audit(ctx, a)
 			if err != nil {
 				return fmt.Errorf("check %s: %w", a.checks[0].name, err)
@@ -161,10 +162,10 @@ var audits = []audit{
 			FROM posting WHERE customer <> '' GROUP BY customer) p ON p.customer = w.customer
 		WHERE w.credited - w.debited <> COALESCE(p.balance, 0) OR w.receivable <> -COALESCE(p.owed, 0) ORDER BY w.customer`},
 	{[]check{{"lots_are_credits", true}, {"lots_are_attributed", true}},
-		`SELECT 'wallet:' || w.customer, w.credited, COALESCE(l.total, 0), w.attributed, COALESCE(l.gone, 0) FROM wallet w
+		`SELECT 'wallet:' || w.customer, w.credited - w.overdraft, COALESCE(l.total, 0), w.attributed, COALESCE(l.gone, 0) FROM wallet w
 		LEFT JOIN (SELECT customer, CAST(SUM(amount) AS BIGINT) AS total, CAST(SUM(used + expired + refunded) AS BIGINT) AS gone
 			FROM lot GROUP BY customer) l ON l.customer = w.customer
-		WHERE w.credited <> COALESCE(l.total, 0) OR w.attributed <> COALESCE(l.gone, 0) ORDER BY w.customer`},
+		WHERE w.credited - w.overdraft <> COALESCE(l.total, 0) OR w.attributed <> COALESCE(l.gone, 0) ORDER BY w.customer`},
 	{[]check{{"batch_price", true}, {"batch_cost", true}, {"batch_events", false}},
 		`SELECT m.id, m.price, COALESCE(p.price, 0), m.cost, COALESCE(p.cost, 0), m.events, COALESCE(p.events, 0) FROM manifest m
 		LEFT JOIN (SELECT txn, ` + batchSums + ` FROM posting WHERE customer = '' GROUP BY txn) p ON p.txn = m.id

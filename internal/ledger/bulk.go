@@ -24,8 +24,9 @@ func insertInto(table, tail string, columns ...string) *bulk {
 		types: make([]string, len(columns))}
 }
 
-// text builds the statement for n rows. The first row is cast, since nothing
-// else tells PostgreSQL the types of a VALUES list that is no INSERT's.
+// text builds the statement for n rows. They are cast, since nothing else tells
+// a server the types of a VALUES list that is no INSERT's: PostgreSQL asks for
+// it in the first row, CockroachDB in every one.
 func (b *bulk) text(n int) string {
 	if t, ok := b.texts.Load(n); ok {
 		return t.(string)
@@ -40,7 +41,7 @@ func (b *bulk) text(n int) string {
 		for i, typ := range b.types {
 			p++
 			s.WriteString([2]string{"(", ", "}[min(i, 1)])
-			if row == 0 && typ != "" {
+			if typ != "" {
 				s.WriteString("CAST($" + strconv.Itoa(p) + " AS " + typ + ")")
 			} else {
 				s.WriteString("$" + strconv.Itoa(p))

@@ -21,27 +21,52 @@ import (
 // clean set of books, and in the end all events are in them once.
 func TestConcurrent(t *testing.T) {
 	ledgertest.Each(t, func(t *testing.T, open func() *ledger.DB) {
-		r := &race{T: t, ctx: context.Background(), dbs: []*ledger.DB{open(), open()}}
-		for i := range 4 {
-			fund(t, r.dbs[0], customerName(i), 3000) // less than will be used
-		}
-		var writers, others sync.WaitGroup
-		for g := range 2 {
-			writers.Go(func() { r.gateway(g) })
-		}
-		for i := range 4 {
-			others.Go(func() { r.settle(i/2, r.dbs[i%2]) })
-		}
-		others.Go(r.credit)
-		others.Go(r.audit)
-		writers.Wait()
-		r.written.Store(true)
-		others.Wait()
-		b, err := r.dbs[0].Books(r.ctx)
-		if err != nil || len(b.Breaks) > 0 || b.Held != 0 || b.OpenLeases != 0 || b.Events != b.Ledger || b.Events.Count != r.events {
-			t.Errorf("%d events; books %+v, %v", r.events, b, err)
-		}
+		r := newRace(t, open)
+		r.run()
+		r.end()
 	})
+}
+
+func newRace(t *testing.T, open func() *ledger.DB) *race {
+	r := &race{T: t, ctx: context.Background(), dbs: []*ledger.DB{open(), open()}}
+	for i := range 4 {
+		fund(t, r.dbs[0], customerName(i), 3000) // less than will be used
+	}
+	return r
+}
+
+func (r *race) run() {
+	var writers, others sync.WaitGroup
+	for g := range 2 {
+		writers.Go(func() { r.gateway(g) })
+	}
+	for i := range 4 {
+		others.Go(func() { r.settle(i/2, r.dbs[i%2]) })
+	}
+	others.Go(r.credit)
+	others.Go(r.audit)
+	writers.Wait()
+	r.written.Store(true)
+	others.Wait()
+}
+
+// end holds the books against what was written and credited.
+func (r *race) end() {
+	b, err := r.dbs[0].Books(r.ctx)
+	if err != nil || len(b.Breaks) > 0 || b.Held != 0 || b.OpenLeases != 0 || b.Events != b.Ledger || b.Events.Count != r.events {
+		r.Errorf("%d events; books %+v, %v", r.events, b, err)
+	}
+	var credited money.Nano
+	for i := range 4 {
+		w, err := r.dbs[0].Wallet(r.ctx, customerName(i))
+		if err != nil {
+			r.Error(err)
+		}
+		credited += w.Credited
+	}
+	if credited != 4*3000+r.credited {
+		r.Errorf("%s were credited, %s are there", 4*3000+r.credited, credited)
+	}
 }
 
 // TestWalletLock: a settlement decides on the wallet as the transaction before
@@ -96,9 +121,11 @@ func TestWalletLock(t *testing.T) {
 
 type race struct {
 	*testing.T
-	ctx     context.Context
-	dbs     []*ledger.DB
-	written atomic.Bool
+	ctx      context.Context
+	dbs      []*ledger.DB
+	written  atomic.Bool
+	rough    bool       // connections break
+	credited money.Nano // credit's, until it ends
 
 	mu     sync.Mutex // guards the following
 	logs   [parts][]*usage.Record
@@ -110,7 +137,11 @@ func customerName(i int) string { return fmt.Sprintf("c%d", i) }
 // gateway takes leases, uses and closes them; each record is produced twice.
 func (r *race) gateway(g int) {
 	db, id := r.dbs[g], fmt.Sprintf("g%d", g)
-	if _, err := db.StartSession(r.ctx, ledger.Session{ID: id, Gateway: id, TTL: time.Hour}); err != nil {
+	err := persist(r.rough, func() error {
+		_, err := db.StartSession(r.ctx, ledger.Session{ID: id, Gateway: id, TTL: time.Hour})
+		return err
+	})
+	if err != nil {
 		r.Error(err)
 		return
 	}
@@ -118,11 +149,13 @@ func (r *race) gateway(g int) {
 		customer := n % 4
 		lease := fmt.Sprintf("%s-%d", id, n)
 		q := ledger.GrantRequest{LeaseID: lease, Customer: customerName(customer), Session: id, Gateway: id, GrantNo: 1, Need: 10, Want: 1000}
-		if _, _, err := db.Grant(r.ctx, q); err != nil && !errors.Is(err, ledger.ErrInsufficient) {
+		err := persist(r.rough, func() error { _, _, err := db.Grant(r.ctx, q); return err })
+		if err != nil && !errors.Is(err, ledger.ErrInsufficient) {
 			r.Error(err)
 			return
 		} // without money its events are those of an unknown lease
-		if _, err := db.Beat(r.ctx, ledger.Beat{Session: id, Topic: "t"}); err != nil {
+		err = persist(r.rough, func() error { _, err := db.Beat(r.ctx, ledger.Beat{Session: id, Topic: "t"}); return err })
+		if err != nil {
 			r.Error(err)
 		}
 		var records []*usage.Record
@@ -163,7 +196,7 @@ func (r *race) settle(part int, db *ledger.DB) {
 			_, err = db.Settle(r.ctx, b)
 			c.NextOffset = b.To
 		}
-		if !errors.Is(err, ledger.ErrFenced) {
+		if !errors.Is(err, ledger.ErrFenced) && !r.rough {
 			r.Error(err)
 			return
 		}
@@ -172,14 +205,19 @@ func (r *race) settle(part int, db *ledger.DB) {
 
 func (r *race) credit() {
 	for i := 0; !r.written.Load(); i++ {
-		err := r.dbs[i%2].Tx(r.ctx, func(tx *ledger.Tx) error {
-			_, _, err := tx.Credit(r.ctx, ledger.Credit{Customer: customerName(i % 4), Amount: 50})
+		key := ledger.OnceKey{Key: fmt.Sprint(i), Route: "credit"}
+		err := persist(r.rough, func() error {
+			_, _, err := r.dbs[i%2].Once(r.ctx, key, func(tx *ledger.Tx) (ledger.Answer, error) {
+				_, _, err := tx.Credit(r.ctx, ledger.Credit{Customer: customerName(i % 4), Amount: 50})
+				return ledger.Answer{Status: 200, Body: []byte("{}")}, err
+			})
 			return err
 		})
 		if err != nil {
 			r.Error(err)
 		}
-		if _, err := r.dbs[i%2].Reclaim(r.ctx, time.Hour); err != nil {
+		r.credited += 50
+		if err := persist(r.rough, func() error { _, err := r.dbs[i%2].Reclaim(r.ctx, time.Hour); return err }); err != nil {
 			r.Error(err)
 		}
 	}
@@ -187,7 +225,8 @@ func (r *race) credit() {
 
 func (r *race) audit() {
 	for !r.written.Load() {
-		b, err := r.dbs[1].Books(r.ctx)
+		var b ledger.Books
+		err := persist(r.rough, func() (err error) { b, err = r.dbs[1].Books(r.ctx); return err })
 		if err != nil || len(b.Breaks) > 0 || b.Events != b.Ledger {
 			r.Errorf("while running: %+v, %v", b, err)
 			return

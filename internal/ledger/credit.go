@@ -2,9 +2,9 @@ package ledger
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"weir/schemas/money"
 )
@@ -15,11 +15,19 @@ const (
 	Promo = "promo" // used up before paid money
 )
 
-// Credit adds money to a wallet. Kind "" is paid.
+// priorityMax is the last priority a credit can ask for; what is lent comes
+// after all credits.
+const priorityMax = 100
+
+// Credit adds money to a wallet. Kind "" is paid. Of several credits the one
+// of the lower Priority is used up first, 0 being the kind's own (promo 0,
+// paid 1), and of one priority the one that expires first. ExpiresAt zero is never.
 type Credit struct {
 	Customer          string
 	Amount            money.Nano
 	Kind              string
+	Priority          int
+	ExpiresAt         time.Time
 	Reason, Reference string
 }
 
@@ -35,34 +43,33 @@ var errAmount = errors.New("the amount must be above zero")
 // Credit books a credit as a lot of its own and pays what the wallet owes
 // first. The entry id names the credit in the customer's entries. ErrNotFound.
 func (tx *Tx) Credit(ctx context.Context, c Credit) (entryID string, after Wallet, err error) {
-	contra, priority := accountPaid, 1
+	contra := accountPaid
 	switch c.Kind {
-	case "", Paid:
+	case "":
 		c.Kind = Paid
+	case Paid:
 	case Promo:
-		contra, priority = accountPromo, 0
+		contra = accountPromo
 	default:
 		return "", Wallet{}, fmt.Errorf("%q is no kind of credit", c.Kind)
 	}
-	if c.Amount <= 0 {
+	switch {
+	case c.Amount <= 0:
 		return "", Wallet{}, errAmount
+	case c.Priority < 0 || c.Priority > priorityMax:
+		return "", Wallet{}, fmt.Errorf("priority %d is not within 0 and %d", c.Priority, priorityMax)
 	}
 	w, err := tx.lockWallet(ctx, c.Customer)
 	if err != nil {
 		return "", Wallet{}, err
 	}
-	if err := tx.attribute(ctx, w); err != nil {
-		return "", Wallet{}, err
+	if !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(w.AsOf) {
+		return "", Wallet{}, fmt.Errorf("a credit that expired at %s", c.ExpiresAt.UTC().Format(time.RFC3339))
 	}
-	id := newID()
-	_, err = tx.exec(ctx, `INSERT INTO lot (id, customer, currency, kind, priority, amount, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`, id, c.Customer, w.Currency, c.Kind, priority, int64(c.Amount), micros(w.AsOf))
-	if err != nil {
-		return "", Wallet{}, fmt.Errorf("cannot add a lot to %s: %w", c.Customer, err)
-	}
-	head := txnHead{id: "credit/" + id, kind: KindCredit, reference: c.Reference, reason: c.Reason}
-	after, err = tx.book(ctx, w.Wallet, change{credit: c.Amount}, head, contra)
-	return entryID0(head), after, err
+	l := lot{Lot: Lot{ID: newID(), Kind: c.Kind, Amount: c.Amount, Priority: c.Priority, ExpiresAt: c.ExpiresAt}}
+	head := txnHead{id: "credit/" + l.ID, kind: KindCredit, reference: c.Reference, reason: c.Reason}
+	err = tx.addLot(ctx, &w, l, head, contra)
+	return entryID0(head), w.Wallet, err
 }
 
 // Debit books a debit. More than is available is refused with
@@ -79,80 +86,64 @@ func (tx *Tx) Debit(ctx context.Context, d Debit) (entryID string, after Wallet,
 		return "", Wallet{}, &InsufficientError{Wallet: w.Wallet, Required: d.Amount}
 	}
 	head := txnHead{id: "debit/" + newID(), kind: KindDebit, reason: d.Reason}
-	after, err = tx.book(ctx, w.Wallet, change{overrun: d.Amount}, head, accountAdjust)
-	return entryID0(head), after, err
+	_, err = tx.book(ctx, &w, change{overrun: d.Amount}, head, head.against(accountAdjust, d.Amount))
+	return entryID0(head), w.Wallet, err
 }
 
-// book applies one change to a locked wallet and posts it against contra.
-func (tx *Tx) book(ctx context.Context, w Wallet, c change, head txnHead, contra string) (Wallet, error) {
+// against is the line of a transaction that is not the customer's.
+func (t txnHead) against(account string, amount money.Nano) posting {
+	return posting{account: account, kind: t.kind, amount: amount}
+}
+
+// book applies one change to a locked wallet, posts it together with the
+// lines of the other side, and writes what it sets off.
+func (tx *Tx) book(ctx context.Context, w *walletRow, c change, head txnHead, others ...posting) (effect, error) {
 	m, err := w.pay(c)
 	if err != nil {
-		return Wallet{}, err
+		return effect{}, err
 	}
-	lines := m.lines(w.Customer, head.kind, 0)
-	if other := c.covered + c.overrun - c.credit; other != 0 {
-		lines = append(lines, posting{account: contra, kind: head.kind, amount: other})
-	}
-	if len(lines) > 0 {
+	if lines := append(m.lines(w.Customer, head.kind, 0), others...); len(lines) > 0 {
 		if err := tx.post(ctx, head, lines); err != nil {
-			return Wallet{}, err
+			return effect{}, err
 		}
 	}
-	if err := tx.writeWallets(ctx, []walletEffect{{w, m}}); err != nil {
-		return Wallet{}, err
+	if err := tx.writeWallets(ctx, []walletEffect{{w.Wallet, m}}); err != nil {
+		return effect{}, err
+	}
+	if x, something := w.crossed(m); something {
+		if err := tx.cross(ctx, []crossing{x}); err != nil {
+			return effect{}, err
+		}
+		w.depleted = (w.depleted || x.depleted) && !x.recovered
 	}
 	w.apply(m)
-	return w, nil
+	return m, nil
 }
 
-// lotUse is how much of a lot's rest a debit takes.
-type lotUse struct {
-	id         string
-	rest, used money.Nano
-}
-
-// attribute assigns the debits since the last lot event to the lots that
-// exist now: promo before paid, what expires earlier first. Every lot event
-// begins with it, so that a new lot never pays for what was used before it.
-func (tx *Tx) attribute(ctx context.Context, w walletRow) error {
-	due := w.Debited - w.attributed
-	if due == 0 {
-		return nil
+// SetOverdraft lends a wallet up to limit: its balance may go down to −limit.
+// What is lent is used after all lots, and the next credits pay for it first.
+// Less than what is in use is refused with *InsufficientError. ErrNotFound.
+func (tx *Tx) SetOverdraft(ctx context.Context, customer string, limit money.Nano) (Wallet, error) {
+	if limit < 0 {
+		return Wallet{}, errAmount
 	}
-	var lots []lotUse
-	err := tx.each(ctx, func(r *sql.Rows) error {
-		var l lotUse
-		err := r.Scan(&l.id, &l.rest)
-		lots = append(lots, l)
-		return err
-	}, `SELECT id, amount - used - expired - refunded FROM lot
-		WHERE customer = $1 AND used + expired + refunded < amount
-		ORDER BY priority, CASE WHEN expires_at = 0 THEN 1 ELSE 0 END, expires_at, created_at, id`+tx.db.lock, w.Customer)
+	w, err := tx.lockWallet(ctx, customer)
 	if err != nil {
-		return fmt.Errorf("cannot read the lots of %s: %w", w.Customer, err)
+		return Wallet{}, err
 	}
-	if left := spread(due, lots); left != 0 {
-		return fmt.Errorf("BUG: lots of %s do not cover %s of its debits", w.Customer, left)
+	more := limit - w.Overdraft
+	switch {
+	case more == 0:
+		return w.Wallet, nil
+	case -more > w.Available():
+		return Wallet{}, &InsufficientError{Wallet: w.Wallet, Required: -more}
 	}
-	for _, l := range lots {
-		if l.used == 0 {
-			continue
-		}
-		if _, err := tx.exec(ctx, "UPDATE lot SET used = used + $1 WHERE id = $2", int64(l.used), l.id); err != nil {
-			return fmt.Errorf("cannot use lot %s: %w", l.id, err)
-		}
+	head := txnHead{id: "overdraft/" + newID(), kind: KindOverdraft}
+	if _, err := tx.book(ctx, &w, change{overdraft: more}, head, head.against(accountOverdraft, -more)); err != nil {
+		return Wallet{}, err
 	}
-	if _, err := tx.exec(ctx, "UPDATE wallet SET attributed = attributed + $1 WHERE customer = $2", int64(due), w.Customer); err != nil {
-		return fmt.Errorf("cannot attribute debits of %s: %w", w.Customer, err)
+	if _, err := tx.exec(ctx, "UPDATE wallet SET overdraft = $1 WHERE customer = $2", int64(limit), customer); err != nil {
+		return Wallet{}, fmt.Errorf("cannot set the overdraft of %s: %w", customer, err)
 	}
-	return nil
-}
-
-// spread takes due from the lots in their order and returns what they lack.
-func spread(due money.Nano, lots []lotUse) (left money.Nano) {
-	for i := range lots {
-		lots[i].used = min(due, lots[i].rest)
-		due -= lots[i].used
-	}
-	return due
+	return w.Wallet, nil
 }

@@ -26,19 +26,25 @@ type Customer struct {
 }
 
 // Wallet is the money of a customer: cumulative credits and debits, what
-// leases hold, and what is owed because it was used and not covered.
+// leases hold, what is owed because it was used and not covered, and up to how
+// much the platform lends (Overdraft). A wallet with an open dispute is frozen.
 type Wallet struct {
 	Customer, Currency, Status string
 	Credited, Debited          money.Nano
 	Held, Receivable           money.Nano
+	Overdraft                  money.Nano
 	AsOf                       time.Time
 }
 
-// Balance is credited − debited.
+// Balance is credited − debited, negative down to −Overdraft.
 func (w Wallet) Balance() money.Nano { return w.Credited - w.Debited }
 
-// Available is the balance without what leases hold. It is never negative.
-func (w Wallet) Available() money.Nano { return w.Credited - w.Debited - w.Held }
+// Spendable is the balance with what is lent: what requests can use, now or
+// once leases return what they hold. It is never negative.
+func (w Wallet) Spendable() money.Nano { return w.Credited - w.Debited + w.Overdraft }
+
+// Available is what is spendable without what leases hold. It is never negative.
+func (w Wallet) Available() money.Nano { return w.Spendable() - w.Held }
 
 // CreateCustomer adds a customer and its empty wallet; ErrExists if the id is
 // taken. An empty Status is active, empty Metadata is {}.
@@ -73,15 +79,12 @@ func (tx *Tx) CreateCustomer(ctx context.Context, c Customer) (Customer, error) 
 	return c, nil
 }
 
-// UpdateCustomer changes status, plan or both, where not nil; ErrNotFound.
-// Gateways learn of it with their next beat.
+// UpdateCustomer changes status, plan or both, where not nil; ErrNotFound. A
+// wallet that is made active stays frozen as long as a dispute is open. Gateways learn of it with their next beat.
 func (tx *Tx) UpdateCustomer(ctx context.Context, id string, status, plan *string) (Customer, error) {
 	c, err := tx.customer(ctx, id)
 	if err != nil {
 		return Customer{}, err
-	}
-	if status != nil {
-		c.Status = *status
 	}
 	if plan != nil {
 		c.Plan = *plan
@@ -90,16 +93,20 @@ func (tx *Tx) UpdateCustomer(ctx context.Context, id string, status, plan *strin
 	if err == nil {
 		_, err = tx.exec(ctx, "UPDATE customer SET plan = $1, epoch = $2 WHERE id = $3", c.Plan, epoch, id)
 	}
-	if err == nil {
-		_, err = tx.exec(ctx, "UPDATE wallet SET status = $1 WHERE customer = $2", c.Status, id)
+	if err == nil && status != nil {
+		_, err = tx.exec(ctx, "UPDATE wallet SET status = $1 WHERE customer = $2", *status, id)
 	}
 	if err != nil {
 		return Customer{}, fmt.Errorf("cannot update customer %s: %w", id, err)
 	}
-	return c, nil
+	return tx.customer(ctx, id)
 }
 
-const customerColumns = "SELECT c.id, c.name, c.plan, w.status, c.metadata, c.created_at, " + limitNames + `
+// effectiveStatus is a wallet's status as everybody sees it: an open dispute
+// freezes it, whatever the operator set.
+const effectiveStatus = "CASE WHEN w.disputes > 0 THEN 'frozen' ELSE w.status END"
+
+const customerColumns = "SELECT c.id, c.name, c.plan, " + effectiveStatus + ", c.metadata, c.created_at, " + limitNames + `
 	FROM customer c JOIN wallet w ON w.customer = c.id`
 
 func scanCustomer(row scanner) (c Customer, err error) {
@@ -168,12 +175,18 @@ type walletRow struct {
 	Wallet
 	attributed money.Nano // debits that lots account for
 	recalledAt int64      // when its slices were last wanted back
+	depleted   bool       // the platform was told that nothing is left
+	lowBalance string     // the balances it wants to be told of
+	topupBelow money.Nano // the balance below which it tops itself up
 }
 
-const walletColumns = `SELECT customer, currency, status, credited, debited, held, receivable, attributed, recalled_at FROM wallet `
+// The column credited includes the overdraft, so that one CHECK bounds both.
+const walletColumns = `SELECT customer, currency, ` + effectiveStatus + `, credited - overdraft, debited, held, receivable, overdraft,
+	attributed, recalled_at, depleted, low_balance, topup_below FROM wallet w `
 
 func scanWallet(row scanner) (w walletRow, err error) {
-	err = row.Scan(&w.Customer, &w.Currency, &w.Status, &w.Credited, &w.Debited, &w.Held, &w.Receivable, &w.attributed, &w.recalledAt)
+	err = row.Scan(&w.Customer, &w.Currency, &w.Status, &w.Credited, &w.Debited, &w.Held, &w.Receivable, &w.Overdraft,
+		&w.attributed, &w.recalledAt, &w.depleted, &w.lowBalance, &w.topupBelow)
 	return w, err
 }
 

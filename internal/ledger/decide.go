@@ -54,9 +54,15 @@ type DeadLetter struct {
 
 // Settled is the outcome of a batch: its manifest and the indexes of Records
 // that are events seen for the first time, in order: the manifest's rows.
+// Repeats are records that are new but report usage from outside that was
+// billed before: they change nothing and have no row.
+// Dead are the records that nothing but settling found to be unbillable; the
+// batch's own dead letters are not among them.
 type Settled struct {
 	Manifest Manifest
 	Fresh    []int
+	Repeats  []int
+	Dead     []DeadLetter
 }
 
 func (b *Batch) id() string { return fmt.Sprintf("%s/%d/%d", b.Topic, b.Part, b.From) }
@@ -114,17 +120,28 @@ type outcome struct {
 	leases     []*leaseRow
 	wallets    []walletEffect
 	lines      []posting
-	spends     map[spendKey]money.Nano
+	spends     map[spendKey]spendSum
+	crossings  []crossing
 	dead       []DeadLetter
 	mismatches []Settling
 }
 
 type spendKey struct{ scope, period string }
 
+// How scopes and periods of spend begin.
+const (
+	scopeCustomer = "customer:"
+	scopeKey      = "key:"
+	periodDay     = "day:"
+	periodMonth   = "month:"
+	periodAll     = "all"
+)
+
 // decision is the state of one decide.
 type decision struct {
 	outcome
 	batch    *Batch
+	outside  map[outsideID]eventID // whose usage from outside is
 	now      int64
 	leaseOf  map[string]*leaseRow
 	walletOf map[string]walletRow
@@ -139,18 +156,26 @@ type walletChange struct {
 	events int64 // billed usage
 }
 
+// books is what a batch is settled against: the leases and wallets that it
+// names, and which records the usage from outside in it belongs to.
+type books struct {
+	leases  map[string]*leaseRow
+	wallets map[string]walletRow
+	outside map[outsideID]eventID
+}
+
 // decide settles a batch on paper: which records are new, what each takes from
 // its lease and its wallet, and the postings that follow. It is a pure function
-// of the batch, the leases and wallets it names, and the clock; the rows in
+// of the batch, what it is settled against, and the clock; the rows of
 // leases become its own and are changed.
 //
 // Records of a lease are taken in the order of their offsets. Facts are never
 // refused: a record that cannot be billed becomes a dead letter whose seq
 // counts as seen.
-func decide(b *Batch, leases map[string]*leaseRow, wallets map[string]walletRow, now int64) (outcome, error) {
-	d := decision{batch: b, now: now, leaseOf: leases, walletOf: wallets, changeOf: map[string]*walletChange{},
-		costOf: map[string]money.Nano{}, days: map[int64][2]string{}}
-	d.spends = map[spendKey]money.Nano{}
+func decide(b *Batch, with books, now int64) (outcome, error) {
+	d := decision{batch: b, outside: with.outside, now: now, leaseOf: with.leases, walletOf: with.wallets,
+		changeOf: map[string]*walletChange{}, costOf: map[string]money.Nano{}, days: map[int64][2]string{}}
+	d.spends = map[spendKey]spendSum{}
 	d.settled.Manifest = Manifest{ID: b.id(), Topic: b.Topic, Part: b.Part, From: b.From, To: b.To}
 	dead := b.Dead
 	for i := range b.Records {
@@ -183,8 +208,14 @@ func (d *decision) take(i int) {
 	switch r.Kind {
 	case usage.KindUsage, usage.KindUnknown:
 		if why := d.unbillable(l, r); why != "" {
-			d.dead = append(d.dead, DeadLetter{Offset: s.Offset, Lease: r.LeaseID, Customer: r.Customer, Seq: r.Seq,
-				Bytes: usage.AppendRecord(nil, r), Reason: why})
+			letter := DeadLetter{Offset: s.Offset, Lease: r.LeaseID, Customer: r.Customer, Seq: r.Seq,
+				Bytes: usage.AppendRecord(nil, r), Reason: why}
+			d.dead = append(d.dead, letter)
+			d.settled.Dead = append(d.settled.Dead, letter)
+			break
+		}
+		if id, ok := outsideOf(r); ok && d.outside[id] != (eventID{r.LeaseID, r.Seq}) {
+			d.settled.Repeats = append(d.settled.Repeats, i)
 			break
 		}
 		d.settled.Fresh = append(d.settled.Fresh, i)
@@ -274,26 +305,36 @@ func (d *decision) list(r *usage.Record) {
 }
 
 // spend adds an event's price to what its customer and key spent on its day,
-// in its month and ever.
+// in its month and ever. What it cost is kept for the customer's month alone,
+// whose margin is watched.
 func (d *decision) spend(r *usage.Record) {
-	if r.Price == 0 {
+	if r.Price == 0 && r.Cost == 0 {
 		return
 	}
 	day := r.TimeMs / int64(24*time.Hour/time.Millisecond)
 	names, ok := d.days[day]
 	if !ok {
 		t := time.UnixMilli(r.TimeMs).UTC()
-		names = [2]string{"day:" + t.Format(time.DateOnly), "month:" + t.Format("2006-01")}
+		names = [2]string{periodDay + t.Format(time.DateOnly), periodMonth + t.Format("2006-01")}
 		d.days[day] = names
 	}
-	for _, scope := range [2]string{"customer:" + r.Customer, "key:" + r.KeyID} {
-		if scope == "key:" {
-			continue
-		}
-		d.spends[spendKey{scope, names[0]}] += r.Price
-		d.spends[spendKey{scope, names[1]}] += r.Price
-		d.spends[spendKey{scope, "all"}] += r.Price
+	d.addSpend(scopeCustomer+r.Customer, names[1], spendSum{r.Price, r.Cost})
+	if r.Price == 0 {
+		return
 	}
+	d.addSpend(scopeCustomer+r.Customer, names[0], spendSum{price: r.Price})
+	d.addSpend(scopeCustomer+r.Customer, periodAll, spendSum{price: r.Price})
+	if r.KeyID == "" {
+		return
+	}
+	for _, period := range [3]string{names[0], names[1], periodAll} {
+		d.addSpend(scopeKey+r.KeyID, period, spendSum{price: r.Price})
+	}
+}
+
+func (d *decision) addSpend(scope, period string, more spendSum) {
+	s := d.spends[spendKey{scope, period}]
+	d.spends[spendKey{scope, period}] = spendSum{s.price + more.price, s.cost + more.cost}
 }
 
 // giveBack returns part of what a lease holds to its wallet. One that is
@@ -330,7 +371,7 @@ func (d *decision) finishClose(l *leaseRow) {
 		d.giveBack(l, l.Rest())
 		l.State = LeaseClosed
 	}
-	l.closeDiffers = l.closeCount != l.Count || l.closeCost != l.Cost || l.closePrice != l.Price
+	l.closeDiffers = l.differs(0, 0, 0)
 }
 
 // bury keeps a dead letter of the caller's; its seq, if known, counts as seen.
@@ -393,8 +434,12 @@ func (d *decision) finishWallets() error {
 		}
 		revenue += c.covered + c.overrun
 		d.lines = append(d.lines, m.lines(id, KindUsage, c.events)...)
-		if m != (effect{}) {
-			d.wallets = append(d.wallets, walletEffect{w.Wallet, m})
+		if m == (effect{}) {
+			continue
+		}
+		d.wallets = append(d.wallets, walletEffect{w.Wallet, m})
+		if x, something := w.crossed(m); something {
+			d.crossings = append(d.crossings, x)
 		}
 	}
 	if d.events > 0 {

@@ -140,7 +140,7 @@ func TestDecide(t *testing.T) {
 		for i, r := range records {
 			b.Records = append(b.Records, Settling{Offset: int64(i), Rec: r})
 		}
-		out, err := decide(b, map[string]*leaseRow{"l": l}, map[string]walletRow{"c": w}, 1)
+		out, err := decide(b, books{leases: map[string]*leaseRow{"l": l}, wallets: map[string]walletRow{"c": w}}, 1)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			return
@@ -189,7 +189,7 @@ func TestManifest(t *testing.T) {
 	for i, r := range []*usage.Record{event(2, 7, 9), event(1, 5, 60), leak, other, ret, event(5, 1, 1), event(5, 1, 1)} {
 		b.Records = append(b.Records, Settling{Offset: b.From + int64(i), Rec: r})
 	}
-	out, err := decide(b, map[string]*leaseRow{}, map[string]walletRow{"c": {Wallet: Wallet{Customer: "c"}}}, 1)
+	out, err := decide(b, books{leases: map[string]*leaseRow{}, wallets: map[string]walletRow{"c": {Wallet: Wallet{Customer: "c"}}}}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

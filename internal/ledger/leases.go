@@ -47,6 +47,12 @@ type leaseRow struct {
 	isNew   bool
 }
 
+// differs tells whether the totals of the lease's close record are others than
+// what was settled, the repeats of outside events counted in.
+func (l *leaseRow) differs(repeats int64, cost, price money.Nano) bool {
+	return l.closeCount != l.Count+repeats || l.closeCost != l.Cost+cost || l.closePrice != l.Price+price
+}
+
 const leaseColumns = `SELECT id, customer, gateway, session, state, granted, settled, returned, grant_no, last_seq, final_seq,
 	events, cost, price, close_events, close_cost, close_price, close_differs, gaps, created_at, closing_at FROM lease `
 
@@ -101,32 +107,42 @@ const recallEvery = time.Second
 // out of order, or a lease of another wallet or session).
 //
 // When the balance would cover Need but other leases hold it, they are called
-// back: in a second transaction, since the refusal rolls the first one back.
+// back; when it would not, the wallet is depleted. Both in a second
+// transaction, since the refusal rolls the first one back.
 func (db *DB) Grant(ctx context.Context, q GrantRequest) (l Lease, w Wallet, err error) {
 	if q.Need < 0 || q.Want < 0 || q.GrantNo < 1 {
 		return Lease{}, Wallet{}, fmt.Errorf("BUG: a grant of %s to %s with number %d", q.Need, q.Want, q.GrantNo)
 	}
-	var recalledAt int64
-	err = db.Tx(ctx, func(tx *Tx) (err error) {
-		var row walletRow
+	var row walletRow
+	err = db.again(ctx, func(tx *Tx) (err error) {
 		l, row, err = tx.grant(ctx, q)
-		w, recalledAt = row.Wallet, row.recalledAt
 		return err
 	})
 	if err == nil {
-		return l, w, nil
+		return l, row.Wallet, nil
 	}
 	var short *InsufficientError
-	if errors.As(err, &short) {
-		due := short.Wallet.AsOf.UnixMicro()-recalledAt >= recallEvery.Microseconds()
-		if short.Required <= short.Wallet.Balance() && due {
-			if err := db.recall(ctx, q.Customer); err != nil {
-				return Lease{}, Wallet{}, err
-			}
-		}
-		return Lease{}, short.Wallet, short
+	if !errors.As(err, &short) {
+		return Lease{}, Wallet{}, fmt.Errorf("cannot grant %s: %w", q.LeaseID, err)
 	}
-	return Lease{}, Wallet{}, fmt.Errorf("cannot grant %s: %w", q.LeaseID, err)
+	if err := db.refused(ctx, &row, short.Required); err != nil {
+		return Lease{}, Wallet{}, err
+	}
+	return Lease{}, short.Wallet, short
+}
+
+// refused follows a grant that the wallet did not have available.
+func (db *DB) refused(ctx context.Context, w *walletRow, required money.Nano) error {
+	switch {
+	case required > w.Spendable():
+		if w.depleted {
+			return nil
+		}
+		return db.deplete(ctx, w.Customer)
+	case w.AsOf.UnixMicro()-w.recalledAt < recallEvery.Microseconds():
+		return nil
+	}
+	return db.recall(ctx, w.Customer)
 }
 
 // grant locks the lease before the wallet, as settling does. Before both it
@@ -212,7 +228,7 @@ func (tx *Tx) hand(ctx context.Context, q GrantRequest, l Lease, w walletRow, am
 	}
 	if err == nil {
 		hit, err = tx.exec(ctx, `UPDATE wallet SET held = held + $1
-			WHERE customer = $2 AND status = 'active' AND credited - debited - held >= $1`, int64(amount), q.Customer)
+			WHERE customer = $2 AND status = 'active' AND disputes = 0 AND credited - debited - held >= $1`, int64(amount), q.Customer)
 	}
 	if err == nil && hit == 0 {
 		err = fmt.Errorf("BUG: wallet %s changed under its lock", q.Customer)
@@ -229,7 +245,7 @@ func (tx *Tx) hand(ctx context.Context, q GrantRequest, l Lease, w walletRow, am
 // recall asks the gateways, through their beats, to return what they do not
 // use of a wallet.
 func (db *DB) recall(ctx context.Context, customer string) error {
-	err := db.Tx(ctx, func(tx *Tx) error {
+	err := db.again(ctx, func(tx *Tx) error {
 		now, err := tx.now(ctx)
 		if err != nil {
 			return err

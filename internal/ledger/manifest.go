@@ -85,7 +85,7 @@ func (db *DB) MarkAppended(ctx context.Context, ids ...string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	err := db.Tx(ctx, func(tx *Tx) error {
+	err := db.again(ctx, func(tx *Tx) error {
 		for _, id := range ids {
 			hit, err := tx.exec(ctx, "UPDATE manifest SET appended = TRUE WHERE id = $1", id)
 			if err == nil && hit == 0 {

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"context"
+	"database/sql"
 	"os"
 	"regexp"
 	"strings"
@@ -42,6 +43,91 @@ func TestMigrations(t *testing.T) {
 			ledgertest.Open(t, c)
 		}
 	})
+}
+
+// TestCockroachMigrations: on CockroachDB a migration goes on where it was
+// broken off, whichever connection broke, and the schema is PostgreSQL's.
+func TestCockroachMigrations(t *testing.T) {
+	t.Parallel()
+	p, c := fireplaces[2].open(t, 1)
+	p.Break(ledgertest.Odds{ledgertest.CutAnywhere: 100})
+	tries := 0
+	for opened := false; !opened; tries++ {
+		if db, err := ledger.Open(context.Background(), c); err == nil {
+			opened = true
+			db.Close()
+		} else if tries == 500 {
+			t.Fatal(err)
+		}
+	}
+	p.Break(nil)
+	if db := ledgertest.Open(t, c); db.Engine() != ledger.CockroachDB || tries < 5 {
+		t.Errorf("%s, %d tries", db.Engine(), tries)
+	}
+	_, plain := fireplaces[0].open(t, 1)
+	if db := ledgertest.Open(t, plain); db.Engine() != ledger.PostgreSQL {
+		t.Error(db.Engine())
+	}
+	if got, want := schema(t, c.URL), schema(t, plain.URL); got != want || want == "" {
+		t.Errorf("CockroachDB's schema:\n%s\nPostgreSQL's:\n%s", got, want)
+	}
+}
+
+// schema is every column, index and constraint of a database, as PostgreSQL
+// prints it.
+func schema(t *testing.T, address string) string {
+	db, err := sql.Open("pgx", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	rows, err := db.Query(`/* a test's */ SELECT table_name || ' ' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || COALESCE(column_default, '')
+		AS line FROM information_schema.columns WHERE table_schema = 'public'
+		UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+		UNION ALL SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+		ORDER BY line`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			t.Fatal(err)
+		}
+		out.WriteString(line + "\n")
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// TestHashed: on CockroachDB every index that begins with the time its rows
+// were made is hash-sharded in the end.
+func TestHashed(t *testing.T) {
+	create := regexp.MustCompile(`(?s)^CREATE INDEX (\w+) ON \w+ \(created_at\b.*`)
+	hashed := map[string]bool{}
+	for _, text := range migrations(t) {
+		for _, s := range ledger.MigrationStatements(text, ledger.CockroachDB) {
+			if m := create.FindStringSubmatch(s); m != nil {
+				hashed[m[1]] = strings.HasSuffix(s, " USING HASH")
+			}
+		}
+		for _, s := range ledger.MigrationStatements(text, ledger.PostgreSQL) {
+			if strings.Contains(s, "USING HASH") || strings.Contains(s, "DROP") {
+				t.Errorf("PostgreSQL runs %q", s)
+			}
+		}
+	}
+	for name, ok := range hashed {
+		if !ok {
+			t.Errorf("index %s has one hot end", name)
+		}
+	}
+	if len(hashed) < 3 {
+		t.Error("the expression finds too little: ", hashed)
+	}
 }
 
 // TestOpenRefuses: an address that is none of the engines is an error that says so.

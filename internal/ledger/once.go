@@ -31,8 +31,15 @@ var errRollBack = errors.New("rolled back")
 // with another body is ErrConflict. An error or an answer of 400 and above is
 // not stored, and what fn wrote is rolled back. Of two requests at the same
 // time the second waits for the first.
+//
+// When COMMIT gets no answer, the key tells whether it was done. Without a key
+// the error says that the outcome is unknown.
 func (db *DB) Once(ctx context.Context, key OnceKey, fn func(*Tx) (Answer, error)) (a Answer, replayed bool, err error) {
-	err = db.Tx(ctx, func(tx *Tx) (err error) {
+	run := db.Tx
+	if key.Key != "" {
+		run = db.again
+	}
+	err = run(ctx, func(tx *Tx) (err error) {
 		a, replayed = Answer{}, false
 		if key.Key != "" {
 			if a, replayed, err = tx.claim(ctx, key); err != nil || replayed {

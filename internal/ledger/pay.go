@@ -19,6 +19,12 @@ const (
 	accountPaid       = "funding:paid"      // money that customers brought
 	accountPromo      = "promo"             // money that was given to them
 	accountAdjust     = "adjust:debit"      // money that was taken back by hand
+	accountClearing   = "stripe_clearing"   // money at the payment provider
+	accountFees       = "fees:stripe"       // what the payment provider keeps
+	accountDisputed   = "disputed:"         // + customer: money that a dispute holds back
+	accountOverdraft  = "overdraft"         // money that is lent
+	accountExpired    = "revenue:expired"   // paid money that was not used in time
+	accountPlans      = "revenue:plans"     // what periods of plans were sold for
 )
 
 // The kinds of transactions, postings and entries.
@@ -27,6 +33,11 @@ const (
 	KindDebit      = "debit"
 	KindUsage      = "usage"
 	KindReceivable = "receivable"
+	KindRefund     = "refund"
+	KindDispute    = "dispute"
+	KindOverdraft  = "overdraft"
+	KindFee        = "fee"  // no entry of a customer's
+	KindPlan       = "plan" // a period of a plan was paid; no entry of a customer's
 )
 
 // posting is one line of a transaction. customer is set on the lines that are
@@ -78,18 +89,20 @@ func (tx *Tx) post(ctx context.Context, t txnHead, lines []posting) error {
 
 // change is what happens to one wallet at once: amounts added to it.
 type change struct {
-	credit  money.Nano // new money
-	covered money.Nano // debit that was held for
-	freed   money.Nano // leaves held: the covered part and what is given back
-	overrun money.Nano // debit that nothing was held for
+	credit    money.Nano // new money
+	overdraft money.Nano // more is lent, or less
+	covered   money.Nano // debit that was held for
+	freed     money.Nano // leaves held: the covered part and what is given back
+	overrun   money.Nano // debit that nothing was held for
 }
 
 // effect is what a change does to a wallet's columns, and how much of what
 // was owed before it collects.
 type effect struct {
-	credited, debited, held, receivable money.Nano
-	uncovered                           money.Nano // part of overrun that becomes receivable
-	collected                           money.Nano // part of the old receivable that is paid
+	credited, overdraft       money.Nano // the column credited takes both
+	debited, held, receivable money.Nano
+	uncovered                 money.Nano // part of overrun that becomes receivable
+	collected                 money.Nano // part of the old receivable that is paid
 }
 
 // errOverflow refuses what no longer fits 9.2 billion dollars.
@@ -105,13 +118,13 @@ func (w Wallet) pay(c change) (effect, error) {
 		bad = bad || !ok
 		return s
 	}
-	available := add(add(w.Credited-w.Debited-w.Held, c.credit), c.freed-c.covered)
+	available := add(add(w.Available(), add(c.credit, c.overdraft)), c.freed-c.covered)
 	owed := add(w.Receivable, c.overrun)
 	paid := min(available, owed)
-	m := effect{credited: c.credit, debited: add(c.covered, paid), held: -c.freed, receivable: c.overrun - paid}
+	m := effect{credited: c.credit, overdraft: c.overdraft, debited: add(c.covered, paid), held: -c.freed, receivable: c.overrun - paid}
 	covered := min(paid, c.overrun)
 	m.uncovered, m.collected = c.overrun-covered, paid-covered
-	add(w.Credited, m.credited)
+	add(add(w.Credited, w.Overdraft), m.credited+m.overdraft)
 	add(w.Debited, m.debited)
 	switch {
 	case bad:
@@ -124,6 +137,7 @@ func (w Wallet) pay(c change) (effect, error) {
 
 func (w *Wallet) apply(m effect) {
 	w.Credited += m.credited
+	w.Overdraft += m.overdraft
 	w.Debited += m.debited
 	w.Held += m.held
 	w.Receivable += m.receivable
@@ -131,11 +145,11 @@ func (w *Wallet) apply(m effect) {
 
 // lines are the postings of an effect on the customer's own accounts: what he
 // used (minus what nobody paid), and what of his debt was collected. The other
-// side is the caller's: it owes covered + overrun − credit.
+// side is the caller's: it owes covered + overrun − credit − overdraft.
 func (m effect) lines(customer, kind string, events int64) []posting {
 	var out []posting
 	wallet, receivable := accountWallet+customer, accountReceivable+customer
-	if used := m.credited - (m.debited - m.collected); used != 0 || events > 0 {
+	if used := m.credited + m.overdraft - (m.debited - m.collected); used != 0 || events > 0 {
 		out = append(out, posting{wallet, customer, kind, used, events})
 	}
 	if m.uncovered != 0 {
@@ -166,7 +180,7 @@ type walletEffect struct {
 func (tx *Tx) writeWallets(ctx context.Context, changes []walletEffect) error {
 	args := make([]any, 0, len(changes)*len(updateWallets.types))
 	for _, c := range changes {
-		args = append(args, c.wallet.Customer, int64(c.effect.credited), int64(c.effect.debited), int64(c.effect.held), int64(c.effect.receivable))
+		args = append(args, c.wallet.Customer, int64(c.effect.credited+c.effect.overdraft), int64(c.effect.debited), int64(c.effect.held), int64(c.effect.receivable))
 	}
 	hit, err := tx.bulk(ctx, updateWallets, args)
 	if err != nil {

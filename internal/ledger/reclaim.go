@@ -26,7 +26,7 @@ func (db *DB) Reclaim(ctx context.Context, grace time.Duration) ([]Lease, error)
 	}
 	var taken []Lease
 	for _, l := range due {
-		got, err := db.reclaimOne(ctx, l.ID, now-grace.Microseconds())
+		got, err := db.reclaimSure(ctx, l.ID, now-grace.Microseconds())
 		if errors.Is(err, ErrNotFound) {
 			continue // it was closed, or its gateway was heard, in the meantime
 		}
@@ -36,6 +36,22 @@ func (db *DB) Reclaim(ctx context.Context, grace time.Duration) ([]Lease, error)
 		taken = append(taken, got)
 	}
 	return taken, nil
+}
+
+// reclaimSure is reclaimOne that asks the lease itself when COMMIT got no answer.
+func (db *DB) reclaimSure(ctx context.Context, id string, before int64) (Lease, error) {
+	for attempt := 0; ; attempt++ {
+		l, err := db.reclaimOne(ctx, id, before)
+		if !errors.Is(err, errAmbiguous) || attempt == unansweredAttempts {
+			return l, err
+		}
+		if l, err = db.Lease(ctx, id); err != nil || l.State == LeaseReclaimed {
+			return l, err
+		}
+		if err := backoff(ctx, attempt); err != nil {
+			return Lease{}, err
+		}
+	}
 }
 
 // reclaimOne takes one lease back if it is still due.
@@ -62,7 +78,7 @@ func (db *DB) reclaimOne(ctx context.Context, id string, before int64) (l Lease,
 			return err
 		}
 		head := txnHead{id: "reclaim/" + id, kind: KindReceivable, reference: id}
-		_, err = tx.book(ctx, w.Wallet, change{freed: rest}, head, "")
+		_, err = tx.book(ctx, &w, change{freed: rest}, head)
 		return err
 	})
 	return l, err

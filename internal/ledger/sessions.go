@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -23,8 +24,11 @@ type Session struct {
 // StartSession begins a session, which ends older ones of the same gateway id,
 // and returns the gateway's leases that are open or closing. ErrAlone if
 // another gateway's session lives and one of the two is exclusive.
+//
+// Starting the same session again changes nothing: it gives the leases, or
+// ErrSuperseded or ErrSessionEnded if it lives no more.
 func (db *DB) StartSession(ctx context.Context, s Session) (leases []Lease, err error) {
-	err = db.Tx(ctx, func(tx *Tx) error {
+	err = db.again(ctx, func(tx *Tx) error {
 		now, err := tx.now(ctx)
 		if err != nil {
 			return err
@@ -32,22 +36,10 @@ func (db *DB) StartSession(ctx context.Context, s Session) (leases []Lease, err 
 		if _, err := tx.raise(ctx, epochSession); err != nil { // starts wait for each other here
 			return err
 		}
-		var others int64
-		err = tx.row(ctx, `SELECT COUNT(*) FROM session
-			WHERE ended_at = 0 AND heard_at > $1 AND gateway <> $2 AND (exclusive OR $3 = 1)`,
-			now-heardWithin.Microseconds(), s.Gateway, flag(s.Exclusive)).Scan(&others)
-		if err != nil {
-			return err
+		_, err = tx.liveSession(ctx, s.ID, "")
+		if errors.Is(err, ErrNotFound) {
+			err = tx.beginSession(ctx, s, now)
 		}
-		if others > 0 {
-			return ErrAlone
-		}
-		_, err = tx.exec(ctx, "UPDATE session SET ended_at = $1, superseded = TRUE WHERE gateway = $2 AND ended_at = 0", now, s.Gateway)
-		if err != nil {
-			return err
-		}
-		_, err = tx.exec(ctx, "INSERT INTO session (id, gateway, exclusive, ttl, started_at, heard_at) VALUES ($1, $2, $3, $4, $5, $5)",
-			s.ID, s.Gateway, s.Exclusive, s.TTL.Microseconds(), now)
 		if err != nil {
 			return err
 		}
@@ -58,6 +50,27 @@ func (db *DB) StartSession(ctx context.Context, s Session) (leases []Lease, err 
 		return nil, fmt.Errorf("cannot start a session of gateway %s: %w", s.Gateway, err)
 	}
 	return leases, nil
+}
+
+// beginSession ends the gateway's other sessions and adds this one.
+func (tx *Tx) beginSession(ctx context.Context, s Session, now int64) error {
+	var others int64
+	err := tx.row(ctx, `SELECT COUNT(*) FROM session
+		WHERE ended_at = 0 AND heard_at > $1 AND gateway <> $2 AND (exclusive OR $3 = 1)`,
+		now-heardWithin.Microseconds(), s.Gateway, flag(s.Exclusive)).Scan(&others)
+	if err != nil {
+		return err
+	}
+	if others > 0 {
+		return ErrAlone
+	}
+	_, err = tx.exec(ctx, "UPDATE session SET ended_at = $1, superseded = TRUE WHERE gateway = $2 AND ended_at = 0", now, s.Gateway)
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(ctx, "INSERT INTO session (id, gateway, exclusive, ttl, started_at, heard_at) VALUES ($1, $2, $3, $4, $5, $5)",
+		s.ID, s.Gateway, s.Exclusive, s.TTL.Microseconds(), now)
+	return err
 }
 
 // flag is a condition as a number, which every engine compares alike.
@@ -71,7 +84,7 @@ func flag(b bool) int64 {
 // EndSession ends a session whose process stops; ending it again, or one that
 // was superseded, changes nothing.
 func (db *DB) EndSession(ctx context.Context, id string) error {
-	err := db.Tx(ctx, func(tx *Tx) error {
+	err := db.again(ctx, func(tx *Tx) error {
 		now, err := tx.now(ctx)
 		if err != nil {
 			return err
@@ -127,7 +140,7 @@ type Progress struct {
 // Beat renews the session and all its leases at once. ErrSuperseded when a
 // newer session of the gateway exists, ErrSessionEnded after EndSession.
 func (db *DB) Beat(ctx context.Context, b Beat) (BeatAnswer, error) {
-	err := db.Tx(ctx, func(tx *Tx) error {
+	err := db.again(ctx, func(tx *Tx) error {
 		now, err := tx.now(ctx)
 		if err != nil {
 			return err

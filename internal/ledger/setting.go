@@ -15,7 +15,7 @@ func (db *DB) Setting(ctx context.Context, name, initial string) (value string, 
 	if db.view().row(ctx, text, name).Scan(&value) == nil {
 		return value, nil
 	}
-	err = db.Tx(ctx, func(tx *Tx) error {
+	err = db.again(ctx, func(tx *Tx) error {
 		_, err := tx.exec(ctx, "INSERT INTO setting (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, initial)
 		if err != nil {
 			return err

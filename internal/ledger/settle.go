@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-
-	"weir/schemas/money"
 )
 
 // Cursor is where the settling of a partition stands, as its new owner learns
@@ -22,7 +20,7 @@ type Cursor struct {
 // AcquirePartition makes the caller the owner of a partition: what an earlier
 // owner still tries to settle is refused from now on.
 func (db *DB) AcquirePartition(ctx context.Context, topic string, part int32) (c Cursor, err error) {
-	err = db.Tx(ctx, func(tx *Tx) error {
+	err = db.again(ctx, func(tx *Tx) error {
 		return tx.row(ctx, `INSERT INTO settle_cursor (topic, part, next_offset, epoch, last_event_id) VALUES ($1, $2, 0, 1, '')
 			ON CONFLICT (topic, part) DO UPDATE SET epoch = settle_cursor.epoch + 1
 			RETURNING epoch, next_offset, last_event_id`, topic, part).Scan(&c.Epoch, &c.NextOffset, &c.LastEventID)
@@ -53,7 +51,9 @@ func (db *DB) Settle(ctx context.Context, b Batch) (Settled, error) {
 		if errors.Is(err, errAmbiguous) && attempt < settleAttempts {
 			var done bool
 			if done, err = db.committed(ctx, &b); err == nil && !done {
-				continue
+				if err = backoff(ctx, attempt); err == nil {
+					continue
+				}
 			}
 		}
 		if err != nil {
@@ -101,29 +101,47 @@ func (tx *Tx) settle(ctx context.Context, b *Batch) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	out, err := decide(b, leases, wallets, now)
+	outside, err := tx.claimOutside(ctx, b)
 	if err != nil {
 		return outcome{}, err
 	}
-	if err := tx.writeLeases(ctx, out.leases); err != nil {
+	out, err := decide(b, books{leases, wallets, outside}, now)
+	if err != nil {
 		return outcome{}, err
 	}
+	return out, tx.writeOutcome(ctx, b, &out)
+}
+
+// writeOutcome stores what was decided of a batch.
+func (tx *Tx) writeOutcome(ctx context.Context, b *Batch, out *outcome) error {
+	if err := tx.writeRepeats(ctx, b, out); err != nil {
+		return err
+	}
+	if err := tx.writeLeases(ctx, out.leases); err != nil {
+		return err
+	}
 	if err := tx.writeWallets(ctx, out.wallets); err != nil {
-		return outcome{}, err
+		return err
 	}
 	if len(out.lines) > 0 {
 		head := txnHead{id: b.id(), kind: KindUsage, reference: b.id()}
 		if err := tx.post(ctx, head, out.lines); err != nil {
-			return outcome{}, err
+			return err
 		}
 	}
 	if err := tx.writeSpends(ctx, out.spends); err != nil {
-		return outcome{}, err
+		return err
 	}
-	if err := tx.writeDoubts(ctx, b, &out); err != nil {
-		return outcome{}, err
+	if err := tx.writeDoubts(ctx, b, out); err != nil {
+		return err
 	}
-	return out, tx.addManifest(ctx, &out.settled.Manifest)
+	if err := tx.addManifest(ctx, &out.settled.Manifest); err != nil {
+		return err
+	}
+	if err := tx.cross(ctx, out.crossings); err != nil {
+		return err
+	}
+	return tx.watch(ctx, out.spends)
 }
 
 // lockLeases reads the leases that a batch names, with their gaps.
@@ -241,16 +259,28 @@ func (tx *Tx) writeLeases(ctx context.Context, leases []*leaseRow) error {
 	return nil
 }
 
-var insertSpends = insertInto("spend", " ON CONFLICT (scope, period) DO UPDATE SET spent = spend.spent + excluded.spent",
-	"scope", "period", "spent")
+var (
+	insertSpends = insertInto("spend", " ON CONFLICT (scope, period) DO UPDATE SET spent = spend.spent + excluded.spent",
+		"scope", "period", "spent")
+	insertMargins = insertInto("spend", " ON CONFLICT (scope, period) DO UPDATE SET spent = spend.spent + excluded.spent, cost = spend.cost + excluded.cost",
+		"scope", "period", "spent", "cost")
+)
 
 // writeSpends adds to the periods in one order, since two partitions may share
 // the scope of an operator key.
-func (tx *Tx) writeSpends(ctx context.Context, spends map[spendKey]money.Nano) error {
+func (tx *Tx) writeSpends(ctx context.Context, spends map[spendKey]spendSum) error {
 	order := slices.SortedFunc(maps.Keys(spends), compareSpends)
-	args := make([]any, 0, 3*len(order))
+	args := make([]any, 0, len(insertSpends.types)*len(order))
+	var margins []any
 	for _, k := range order {
-		args = append(args, k.scope, k.period, int64(spends[k]))
+		if s := spends[k]; s.cost == 0 {
+			args = append(args, k.scope, k.period, int64(s.price))
+		} else {
+			margins = append(margins, k.scope, k.period, int64(s.price), int64(s.cost))
+		}
+	}
+	if _, err := tx.bulk(ctx, insertMargins, margins); err != nil {
+		return fmt.Errorf("cannot add to spend: %w", err)
 	}
 	if _, err := tx.bulk(ctx, insertSpends, args); err != nil {
 		return fmt.Errorf("cannot add to spend: %w", err)

@@ -70,6 +70,24 @@ func (db *DB) Tx(ctx context.Context, fn func(*Tx) error) error {
 	}
 }
 
+// unansweredAttempts bounds how often a transaction is run again whose COMMIT
+// got no answer: each time a connection was lost, so more will not help.
+const unansweredAttempts = 4
+
+// again is Tx for a fn that may run after itself, since it then finds what it
+// did: it is run again as well when the outcome of COMMIT is unknown.
+func (db *DB) again(ctx context.Context, fn func(*Tx) error) error {
+	for attempt := 0; ; attempt++ {
+		err := db.Tx(ctx, fn)
+		if !errors.Is(err, errAmbiguous) || attempt == unansweredAttempts {
+			return err
+		}
+		if err := backoff(ctx, attempt); err != nil {
+			return err
+		}
+	}
+}
+
 func (db *DB) txCockroach(ctx context.Context, fn func(*Tx) error) error {
 	attempt := 0
 	err := crdb.ExecuteTx(crdb.WithMaxRetries(ctx, txAttempts), db.write, nil, func(t *sql.Tx) error {

@@ -17,8 +17,10 @@ var anthropicMessages = dialect{
 			return &failure{status: http.StatusBadRequest, message: "messages: field required"}
 		case a.MaxTokens == nil:
 			return &failure{status: http.StatusBadRequest, message: "max_tokens: field required"}
+		case *a.MaxTokens < 1:
+			return &failure{status: http.StatusBadRequest, message: "max_tokens: must be greater than or equal to 1"}
 		}
-		return checkLimits(a)
+		return nil
 	},
 }
 
@@ -84,24 +86,37 @@ func appendMessageUsage(b []byte, p *plan, output int) []byte {
 }
 
 func (p *plan) messageStop() string {
-	if p.limited {
+	switch {
+	case p.limited:
 		return `"max_tokens"`
+	case p.tool != "":
+		return `"tool_use"`
 	}
 	return `"end_turn"`
 }
 
 func messageAnswer(c *call, b []byte) []byte {
 	m := &c.plan.meters
-	b = append(messageHead(c, b), `[{"type":"text","text":"`...)
-	b = append(b, text(m.Output)...)
-	b = append(b, `"}],"stop_reason":`+c.plan.messageStop()+`,"stop_sequence":null`...)
+	b = append(messageHead(c, b), '[')
+	if c.plan.tool == "" {
+		b = append(append(append(b, `{"type":"text","text":"`...), text(m.Output)...), `"}`...)
+	} else {
+		b = append(b, messageCall(c, argumentBefore+text(m.Output)+argumentBehind)...)
+	}
+	b = append(b, `],"stop_reason":`+c.plan.messageStop()+`,"stop_sequence":null`...)
 	if c.plan.fault != faultNoUsage {
 		b = appendMessageUsage(append(b, ','), &c.plan, m.Output)
 	}
 	return append(b, '}')
 }
 
-// messageFrames renders a stream: message_start with the prompt's usage, one text block, and
+// messageCall is a call of a tool with its input. In a stream that is empty at
+// first.
+func messageCall(c *call, input string) string {
+	return `{"type":"tool_use","id":"` + string(appendID([]byte("toolu_01"), c.id, 22)) + `","name":"` + c.plan.tool + `","input":` + input + `}`
+}
+
+// messageFrames renders a stream: message_start with the prompt's usage, one block of text or of a tool's call, and
 // message_delta with the usage of the whole. message_stop terminates.
 func messageFrames(c *call) frames {
 	p := &c.plan
@@ -111,13 +126,21 @@ func messageFrames(c *call) frames {
 	if p.fault != faultNoUsage {
 		f.open = appendMessageUsage(append(f.open, ','), p, min(1, p.meters.Output))
 	}
+	block := `{"type":"text","text":""}`
+	if p.tool != "" {
+		block = messageCall(c, "{}")
+	}
 	f.open = append(f.open, `}}`+"\n\n"+
 		`event: content_block_start`+"\n"+
-		`data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}`+"\n\n"+
+		`data: {"type":"content_block_start","index":0,"content_block":`+block+`}`+"\n\n"+
 		`event: ping`+"\n"+`data: {"type":"ping"}`+"\n\n"...)
 	f.delta = func(b []byte, i int) []byte {
-		b = append(b, `event: content_block_delta`+"\n"+
-			`data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"`...)
+		b = append(b, `event: content_block_delta`+"\n"+`data: {"type":"content_block_delta","index":0,"delta":`...)
+		if p.tool != "" {
+			before, behind := p.argument(i)
+			return append(b, `{"type":"input_json_delta","partial_json":`+quote(before+p.deltaText(i)+behind)+"}}\n\n"...)
+		}
+		b = append(b, `{"type":"text_delta","text":"`...)
 		return append(append(b, p.deltaText(i)...), `"}}`+"\n\n"...)
 	}
 	f.finish = append(f.finish, `event: content_block_stop`+"\n"+`data: {"type":"content_block_stop","index":0}`+"\n\n"+

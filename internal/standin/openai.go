@@ -110,8 +110,11 @@ func appendChatUsage(b []byte, p *plan) []byte {
 }
 
 func (p *plan) chatFinish() string {
-	if p.limited {
+	switch {
+	case p.limited:
 		return `"length"`
+	case p.tool != "":
+		return `"tool_calls"`
 	}
 	return `"stop"`
 }
@@ -120,15 +123,27 @@ func chatAnswer(c *call, b []byte) []byte {
 	b = chatHead(c, b, "chat.completion")
 	for i := range c.plan.choices {
 		b = appendInt(append(b, "[,"[min(i, 1)]), `{"index":`, i)
-		b = append(b, `,"message":{"role":"assistant","content":"`...)
-		b = append(b, text(c.plan.meters.Output/c.plan.choices)...)
-		b = append(b, `","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":`+c.plan.chatFinish()+`}`...)
+		b = append(b, `,"message":{"role":"assistant","content":`...)
+		if words := text(c.plan.meters.Output / c.plan.choices); c.plan.tool == "" {
+			b = append(append(append(b, '"'), words...), '"')
+		} else {
+			b = append(append(b, `null,"tool_calls":[{`...), chatCall(c, i, quote(argumentBefore+words+argumentBehind))...)
+			b = append(b, ']')
+		}
+		b = append(b, `,"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":`+c.plan.chatFinish()+`}`...)
 	}
 	b = append(b, ']')
 	if c.plan.fault != faultNoUsage {
 		b = appendChatUsage(append(b, ','), &c.plan)
 	}
 	return append(b, '}')
+}
+
+// chatCall is a choice's call of a tool but for the brace that opens it, with its
+// arguments as a JSON string. In a stream they are empty at first.
+func chatCall(c *call, choice int, arguments string) string {
+	return `"id":"` + string(appendID([]byte("call_"), c.id+uint64(choice), 24)) +
+		`","type":"function","function":{"name":"` + c.plan.tool + `","arguments":` + arguments + `}}`
 }
 
 // chatFrames renders a stream: a role chunk, deltas that take turns over the choices, a chunk
@@ -148,10 +163,18 @@ func chatFrames(c *call) frames {
 	}
 	f := frames{done: []byte("data: [DONE]\n\n")}
 	for choice := range p.choices {
-		f.open = chunk(f.open, choice, `"role":"assistant","content":"","refusal":null`, "null")
+		first := `"role":"assistant","content":"","refusal":null`
+		if p.tool != "" {
+			first = `"role":"assistant","content":null,"tool_calls":[{"index":0,` + chatCall(c, choice, `""`) + `],"refusal":null`
+		}
+		f.open = chunk(f.open, choice, first, "null")
 		f.finish = chunk(f.finish, choice, "", p.chatFinish())
 	}
 	f.delta = func(b []byte, i int) []byte {
+		if p.tool != "" {
+			before, behind := p.argument(i)
+			return chunk(b, i%p.choices, `"tool_calls":[{"index":0,"function":{"arguments":`+quote(before+p.deltaText(i)+behind)+`}}]`, "null")
+		}
 		return chunk(b, i%p.choices, `"content":"`+p.deltaText(i)+`"`, "null")
 	}
 	if p.usage {

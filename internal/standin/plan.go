@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -89,10 +90,11 @@ type plan struct {
 	meters   Meters // of the whole answer
 	unknown  int    // reported in a usage member that no API documents; 0 = no such member
 	choices  int
-	chunks   int  // deltas in a stream, never more than visible output tokens
-	after    int  // deltas before a fault
-	usage    bool // an OpenAI stream ends with a usage chunk
-	limited  bool // the output ends at the request's limit
+	chunks   int    // deltas in a stream, never more than visible output tokens
+	after    int    // deltas before a fault
+	usage    bool   // an OpenAI stream ends with a usage chunk
+	limited  bool   // the output ends at the request's limit
+	tool     string // the output is a call of it; "" = text
 	delay    time.Duration
 	interval time.Duration
 	stall    time.Duration
@@ -116,8 +118,11 @@ type controls struct {
 	in, out, chunks, after                         int
 	cached, cw5m, cw1h, reasoning, unknown, status int
 	delay, interval, stall                         time.Duration
-	fault                                          string
+	fault, tool                                    string
 }
+
+// toolName is what may be called: a name that needs no escaping in JSON.
+var toolName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // readControls returns what the first marker in the prompt asks for.
 func readControls(prompt []byte, opts *Options) (controls, error) {
@@ -144,6 +149,8 @@ func readControls(prompt []byte, opts *Options) (controls, error) {
 			*to, err = time.ParseDuration(value)
 		} else if name == "fault" && faults[value] {
 			c.fault = value
+		} else if name == "tool" && toolName.MatchString(value) {
+			c.tool = value
 		} else {
 			err = errors.New("unknown control")
 		}
@@ -169,7 +176,7 @@ func newPlan(a *ask, opts *Options, api string) (plan, error) {
 		return plan{}, err
 	}
 	p := plan{choices: 1, usage: a.StreamOptions.IncludeUsage && c.fault != faultNoUsage,
-		unknown: c.unknown, delay: c.delay, interval: c.interval, stall: c.stall, fault: c.fault, status: c.status}
+		unknown: c.unknown, delay: c.delay, interval: c.interval, stall: c.stall, fault: c.fault, tool: c.tool, status: c.status}
 	model := a.Model
 	if dated, ok := snapshots[model]; ok {
 		model = dated
@@ -245,6 +252,22 @@ func (p *plan) planOutput(c *controls, a *ask, prompt []byte, seed uint64) {
 		p.after = min(c.after, p.chunks)
 	}
 }
+
+// argument is the text around an argument that a tool is called with: what
+// stands before it in the delta i of the call, and what behind. Choices take
+// turns, so each has its first delta among the first and its last among the last.
+func (p *plan) argument(i int) (before, behind string) {
+	if i < p.choices {
+		before = argumentBefore
+	}
+	if i >= p.chunks-p.choices {
+		behind = argumentBehind
+	}
+	return before, behind
+}
+
+// The arguments of a call are an object with one text.
+const argumentBefore, argumentBehind = `{"text":"`, `"}`
 
 // served are the meters of an answer cut after so many deltas: the thinking came first, and
 // the visible output is spread evenly over the deltas, at least one token in each.

@@ -3,7 +3,6 @@ package stream
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
@@ -38,9 +36,6 @@ const (
 	// partition that is never empty keeps its offsets over a crash.
 	trimKeepRecords = 1000
 
-	// clusterRetention is given to a topic made on a cluster: longer than an
-	// outage of the ledger or the warehouse may last.
-	clusterRetention = "604800000" // 7 days in milliseconds
 	// connectTimeout bounds the first contact with a cluster.
 	connectTimeout = 30 * time.Second
 )
@@ -83,7 +78,7 @@ type Log struct {
 var ErrTopicGone = errors.New("the usage topic is gone or was made anew")
 
 // OpenLog connects to the log. An embedded topic is made if missing; on a
-// cluster it must exist (see EnsureTopic).
+// cluster it must exist (see Migrate).
 func OpenLog(ctx context.Context, cfg LogConfig) (*Log, error) {
 	l := &Log{cfg: cfg}
 	if err := l.open(ctx); err != nil {
@@ -100,7 +95,7 @@ func (l *Log) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if l.broker != nil {
-		if err := l.ensureTopic(ctx, 1); err != nil {
+		if err := l.makeEmbedded(ctx); err != nil {
 			return err
 		}
 	}
@@ -166,65 +161,6 @@ func (l *Log) clusterOptions() error {
 	}
 	return nil
 }
-
-// EnsureTopic makes the topic on the cluster unless it exists. With three or
-// more replicas a record is acknowledged once two have it.
-func EnsureTopic(ctx context.Context, cfg LogConfig, replication int16) error {
-	l := &Log{cfg: cfg}
-	defer l.Close()
-	err := l.connect()
-	if err == nil {
-		err = l.ensureTopic(ctx, replication)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot make topic %s: %w", cfg.Topic, err)
-	}
-	return nil
-}
-
-func (l *Log) ensureTopic(ctx context.Context, replication int16) error {
-	value := func(s string) *string { return &s }
-	configs := map[string]*string{"cleanup.policy": value("delete")}
-	partitions := l.cfg.Partitions
-	if l.broker != nil {
-		// No retention: what is settled is trimmed, and nothing else may go.
-		configs["segment.bytes"] = value(embeddedSegmentBytes)
-	} else {
-		configs["retention.ms"], configs["retention.bytes"] = value(clusterRetention), value("-1")
-	}
-	if replication >= 3 {
-		configs["min.insync.replicas"] = value("2")
-	}
-	switch {
-	case partitions == 0 && l.broker != nil:
-		partitions = embeddedPartitions
-	case partitions == 0:
-		partitions = clusterPartitions
-	}
-	_, err := l.admin.CreateTopic(ctx, int32(partitions), replication, configs, l.cfg.Topic)
-	if errors.Is(err, kerr.TopicAlreadyExists) {
-		return nil
-	}
-	return err
-}
-
-// describe asks the cluster for the topic as it is now.
-func (l *Log) describe(ctx context.Context) (kadm.TopicDetail, error) {
-	topics, err := l.admin.ListTopics(ctx, l.cfg.Topic)
-	if err == nil {
-		err = topics.Error()
-	}
-	if err != nil {
-		return kadm.TopicDetail{}, fmt.Errorf("cannot describe topic %s: %w", l.cfg.Topic, err)
-	}
-	return topics[l.cfg.Topic], nil
-}
-
-func topicID(t kadm.TopicDetail) string { return base64.RawURLEncoding.EncodeToString(t.ID[:]) }
-
-// TopicID is the identity of this very topic, in the notation of Kafka's own
-// tools. A topic made anew under the name has another one.
-func (l *Log) TopicID() string { return l.topicID }
 
 // Partitions is the topic's number of partitions.
 func (l *Log) Partitions() int32 { return l.partitions }

@@ -256,6 +256,46 @@ func TestLogLostTail(t *testing.T) {
 	}
 }
 
+// TestLogRefilled: the log lost records it had acknowledged to one spool, and
+// those of another stand in their places, so it is not shorter than it was. The
+// first spool notices by the record itself, and produces its own again.
+func TestLogRefilled(t *testing.T) {
+	mine, dir, copied := openSpool(t, SpoolConfig{Dir: t.TempDir()}), t.TempDir(), t.TempDir()
+	l := openLog(t, LogConfig{Dir: dir, Partitions: 1})
+	fillSpool(t, mine, 1, 1, 10)
+	produceAll(t, l, mine)
+	l.Close()
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, LogConfig{Dir: dir, Partitions: 1})
+	fillSpool(t, mine, 1, 11, 20)
+	produceAll(t, l, mine)
+	l.Close()
+	l = openLog(t, LogConfig{Dir: copied, Partitions: 1})
+	other := openSpool(t, SpoolConfig{Dir: t.TempDir()})
+	for seq := range uint64(30) {
+		mustAppend(t, other, event("other", seq+1))
+	}
+	produceAll(t, l, other)
+	mine = reopen(t, mine)
+	stop := produce(t, l, mine)
+	until(t, "the lost records are in the log", func() bool { return l.Counters().Produced == 30+20 && allAcked(l, mine) })
+	stop()
+	found := map[string]int{}
+	for _, id := range logContents(t, l)[0] {
+		found[id]++
+	}
+	for seq := range 20 {
+		if id := fmt.Sprint("0:", seq+1); found[id] == 0 {
+			t.Errorf("event %s is lost", id)
+		}
+	}
+	if l.Counters().Rewinds != 1 {
+		t.Errorf("%+v", l.Counters())
+	}
+}
+
 // testBroker is a broker of its own process as far as the Log can tell: it
 // listens on a TCP port, which it keeps over restarts.
 func testBroker(t testing.TB, dir string, port int) (*kfake.Cluster, int) {
@@ -330,7 +370,7 @@ func TestRewind(t *testing.T) {
 	}
 }
 
-// TestTopic: on a cluster the topic must be there; EnsureTopic makes it, once.
+// TestTopic: on a cluster the topic must be there; Migrate makes it, once.
 // A topic made anew under the name is not the one that was opened.
 func TestTopic(t *testing.T) {
 	broker, err := kfake.NewCluster(kfake.NumBrokers(3))
@@ -344,8 +384,8 @@ func TestTopic(t *testing.T) {
 		t.Errorf("opened a missing topic: %v", err)
 	}
 	for range 2 {
-		if err := EnsureTopic(ctx, cfg, 3); err != nil {
-			t.Fatal(err)
+		if lacks, err := Migrate(ctx, cfg, TopicConfig{}); err != nil || lacks != nil {
+			t.Fatal(lacks, err)
 		}
 	}
 	l := openLog(t, cfg)
@@ -356,7 +396,7 @@ func TestTopic(t *testing.T) {
 		t.Errorf("min.insync.replicas is %v", got)
 	}
 	broker.DeleteTopic("usage")
-	if err := EnsureTopic(ctx, cfg, 3); err != nil {
+	if _, err := Migrate(ctx, cfg, TopicConfig{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Produce(ctx, openSpool(t, SpoolConfig{Dir: t.TempDir()})); !errors.Is(err, ErrTopicGone) {

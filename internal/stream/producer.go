@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weir/schemas/usage"
@@ -24,6 +25,10 @@ const (
 	// rewindPauseMin and rewindPauseMax pace new attempts while the log fails.
 	rewindPauseMin = 100 * time.Millisecond
 	rewindPauseMax = 5 * time.Second
+
+	// topicCheckInterval is how soon a producer with nothing to send notices
+	// that the topic was made anew, and that what it had sent is to be sent again.
+	topicCheckInterval = 15 * time.Second
 )
 
 // errDataLoss says that the log no longer has records it had acknowledged.
@@ -86,16 +91,33 @@ func (l *Log) produceOnce(ctx context.Context, s *Spool) error {
 		cancel(nil)
 		return fmt.Errorf("cannot make a producer: %w", err)
 	}
-	acking := make(chan struct{})
-	go func() {
-		defer close(acking)
-		f.ackLoop(ctx, l)
-	}()
+	var beside sync.WaitGroup
+	beside.Go(func() { f.ackLoop(ctx, l) })
+	beside.Go(func() { l.watchTopic(ctx, cancel) })
 	err = l.feed(ctx, client, f)
 	cancel(err) // keeps an earlier cause
 	client.Close()
-	<-acking
+	beside.Wait()
 	return context.Cause(ctx)
+}
+
+// watchTopic ends an attempt when the topic was made anew. An embedded one
+// cannot be, under a running broker.
+func (l *Log) watchTopic(ctx context.Context, fail context.CancelCauseFunc) {
+	if l.broker != nil {
+		return
+	}
+	for tick := time.NewTicker(topicCheckInterval); ; {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+		if err := l.CheckTopic(ctx); errors.Is(err, ErrTopicGone) {
+			fail(err)
+		}
+	}
 }
 
 // compression spares the embedded log the work: its bytes do not travel.
@@ -106,22 +128,30 @@ func (l *Log) compression() kgo.CompressionCodec {
 	return kgo.SnappyCompression()
 }
 
-// checkLog compares the log with what the spool remembers of it.
+// checkLog compares the log with what the spool remembers of it: the last
+// record it acknowledged in each partition. An unclean election takes records
+// back, and others' records may have come into their places.
 func (l *Log) checkLog(ctx context.Context, s *Spool) error {
-	topic, err := l.describe(ctx)
+	if err := l.CheckTopic(ctx); err != nil {
+		return err
+	}
+	last := s.resume(l.topicID)
+	at := make(map[int32]int64, len(last))
+	for _, o := range last {
+		at[o.Part] = o.Offset
+	}
+	found, err := l.RecordsAt(ctx, at)
 	if err != nil {
 		return err
 	}
-	if topicID(topic) != l.topicID {
-		return ErrTopicGone
-	}
-	ends, err := l.EndOffsets(ctx)
-	if err != nil {
-		return err
-	}
-	for _, o := range s.resume(l.topicID) {
-		if ends[o.Part] <= o.Offset {
-			return fmt.Errorf("%w: partition %d ends at %d, offset %d was acknowledged", errDataLoss, o.Part, ends[o.Part], o.Offset)
+	for _, o := range last {
+		switch f := found[o.Part]; f.State {
+		case Beyond:
+			return fmt.Errorf("%w: partition %d ends before offset %d, which it acknowledged", errDataLoss, o.Part, o.Offset)
+		case Present:
+			if xxhash.Sum64(f.Value) != o.Hash {
+				return fmt.Errorf("%w: offset %d of partition %d has another record than it acknowledged", errDataLoss, o.Offset, o.Part)
+			}
 		}
 	}
 	return nil
@@ -196,7 +226,7 @@ func (f *flight) send(ctx context.Context, client *kgo.Client, b []byte, at Pos)
 				f.fail(fmt.Errorf("cannot produce: %w", err))
 				return
 			}
-			f.ack(number, sent.Partition, sent.Offset)
+			f.ack(number, partOffset{sent.Partition, sent.Offset, xxhash.Sum64(sent.Value)})
 		})
 	}
 	return n, ctx.Err()
@@ -207,18 +237,18 @@ func (f *flight) send(ctx context.Context, client *kgo.Client, b []byte, at Pos)
 func (f *flight) add(end Pos, intent bool) int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.sent = append(f.sent, sentRecord{ackedRecord{end: end, part: notProduced}, intent})
+	f.sent = append(f.sent, sentRecord{ackedRecord{end: end, at: partOffset{Part: notProduced}}, intent})
 	if intent && len(f.sent) == 1 {
 		signal(f.landed)
 	}
 	return f.first + int64(len(f.sent)) - 1
 }
 
-func (f *flight) ack(number int64, part int32, offset int64) {
+func (f *flight) ack(number int64, at partOffset) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := &f.sent[number-f.first]
-	r.part, r.offset, r.acked = part, offset, true
+	r.at, r.acked = at, true
 	if number == f.first {
 		signal(f.landed)
 	}
@@ -237,7 +267,7 @@ func (f *flight) ackLoop(ctx context.Context, l *Log) {
 		for passed := f.takeLanded(); len(passed) > 0; passed = f.takeLanded() {
 			f.spool.acknowledge(passed)
 			for _, r := range passed {
-				if r.part != notProduced {
+				if r.at.Part != notProduced {
 					l.produced.Add(1)
 				}
 			}

@@ -50,7 +50,8 @@ type Fetch struct {
 type ReaderConfig struct {
 	Group string
 	// Start returns where to begin with each of the partitions that this
-	// member has just been given. It is called again after an error.
+	// member has just been given. One it leaves out stays this member's and is
+	// not read. It is called again after an error.
 	Start func(ctx context.Context, parts []int32) (map[int32]int64, error)
 	// Revoked tells that partitions belong to another member now, or may.
 	Revoked func(parts []int32)
@@ -62,6 +63,7 @@ type Reader struct {
 	log     *Log
 	cfg     ReaderConfig
 	client  *kgo.Client
+	made    chan struct{} // closed when client is set, for its callbacks
 	closing context.Context
 	close   context.CancelFunc
 
@@ -76,7 +78,7 @@ var ErrReaderClosed = errors.New("the reader is closed")
 // where reading begins is for Start to say, and an offset outside the log is
 // ErrOffsetGone from Poll, never a jump to the nearest one that exists.
 func (l *Log) NewReader(cfg ReaderConfig) (*Reader, error) {
-	r := &Reader{log: l, cfg: cfg}
+	r := &Reader{log: l, cfg: cfg, made: make(chan struct{})}
 	r.closing, r.close = context.WithCancel(context.Background())
 	revoked := func(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
 		if parts := lost[l.cfg.Topic]; len(parts) > 0 {
@@ -104,6 +106,7 @@ func (l *Log) NewReader(cfg ReaderConfig) (*Reader, error) {
 		return nil, fmt.Errorf("cannot make a reader: %w", err)
 	}
 	r.client = client
+	close(r.made)
 	return r, nil
 }
 
@@ -120,10 +123,14 @@ func (r *Reader) adjust(ctx context.Context, committed map[string]map[int32]kgo.
 	if err != nil {
 		return nil, fmt.Errorf("cannot tell where to begin: %w", err)
 	}
+	<-r.made
 	for _, part := range parts {
+		one := map[string][]int32{r.log.cfg.Topic: {part}}
 		offset, ok := from[part]
-		if !ok {
-			return nil, fmt.Errorf("cannot tell where to begin: no offset for partition %d", part)
+		if ok {
+			r.client.ResumeFetchPartitions(one)
+		} else {
+			r.client.PauseFetchPartitions(one)
 		}
 		committed[r.log.cfg.Topic][part] = kgo.NewOffset().At(offset).WithEpoch(-1)
 	}
@@ -131,8 +138,9 @@ func (r *Reader) adjust(ctx context.Context, committed map[string]map[int32]kgo.
 }
 
 // Poll returns at least one record, at most maxRecords, or an error: ctx has
-// ended, the reader is closed, or records are lost (ErrOffsetGone, and then
-// only a new reader with other offsets helps). What passes by itself, such as a
+// ended, the reader is closed, records are lost (ErrOffsetGone, and then only a
+// new reader with other offsets helps), or the topic was made anew
+// (ErrTopicGone, and then only a new Log helps). What passes by itself, such as a
 // broker that is away or a Start that failed, is waited for. The partitions of
 // the records stay with this member until the next Poll.
 func (r *Reader) Poll(ctx context.Context, maxRecords int) ([]Fetch, error) {
@@ -148,7 +156,7 @@ func (r *Reader) Poll(ctx context.Context, maxRecords int) ([]Fetch, error) {
 		}
 		r.client.AllowRebalance()
 		fetches := r.client.PollRecords(ctx, maxRecords)
-		passing := r.sortErrors(fetches)
+		passing := r.sortErrors(ctx, fetches)
 		if got := collect(fetches); len(got) > 0 {
 			return got, nil
 		}
@@ -168,7 +176,7 @@ func (r *Reader) Poll(ctx context.Context, maxRecords int) ([]Fetch, error) {
 
 // sortErrors keeps an error that does not pass as pending, and returns one
 // that does.
-func (r *Reader) sortErrors(fetches kgo.Fetches) (passing error) {
+func (r *Reader) sortErrors(ctx context.Context, fetches kgo.Fetches) (passing error) {
 	fetches.EachError(func(_ string, part int32, err error) {
 		var loss *kgo.ErrDataLoss
 		switch {
@@ -177,6 +185,12 @@ func (r *Reader) sortErrors(fetches kgo.Fetches) (passing error) {
 			r.pending = fmt.Errorf("%w: partition %d: %w", ErrOffsetGone, part, err)
 		case errors.Is(err, kgo.ErrClientClosed):
 			r.pending = ErrReaderClosed
+		case errors.Is(err, ErrTopicGone): // from Start
+			r.pending = err
+		case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.UnknownTopicOrPartition):
+			if passing = r.log.CheckTopic(ctx); errors.Is(passing, ErrTopicGone) {
+				r.pending = passing
+			}
 		default:
 			passing = err
 		}
@@ -219,52 +233,4 @@ func (r *Reader) Close() {
 	r.polling.Lock()
 	defer r.polling.Unlock()
 	r.client.CloseAllowingRebalance()
-}
-
-// ReadRange returns the records of a partition with offsets from up to but not
-// including to. Without all of them it is ErrOffsetGone.
-func (l *Log) ReadRange(ctx context.Context, part int32, from, to int64) ([]Rec, error) {
-	starts, err := l.StartOffsets(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ends, err := l.EndOffsets(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if from < starts[part] || to > ends[part] {
-		return nil, fmt.Errorf("%w: partition %d holds %d to %d, not %d to %d", ErrOffsetGone, part, starts[part], ends[part], from, to)
-	}
-	if from >= to {
-		return nil, nil
-	}
-	client, err := kgo.NewClient(append(l.options[:len(l.options):len(l.options)],
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{l.cfg.Topic: {part: kgo.NewOffset().At(from)}}),
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.FetchMaxWait(fetchWait))...)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a reader: %w", err)
-	}
-	defer client.Close()
-	return readRange(ctx, client, from, to)
-}
-
-func readRange(ctx context.Context, client *kgo.Client, from, to int64) ([]Rec, error) {
-	var got []Rec
-	for next := from; next < to; {
-		fetches := client.PollRecords(ctx, int(to-next))
-		if err := fetches.Err(); err != nil {
-			return nil, fmt.Errorf("cannot read offsets %d to %d: %w", from, to, err)
-		}
-		for _, f := range collect(fetches) {
-			for _, rec := range f.Records {
-				if rec.Offset != next {
-					return nil, fmt.Errorf("%w: offset %d came where %d was due", ErrOffsetGone, rec.Offset, next)
-				}
-				got = append(got, rec)
-				next++
-			}
-		}
-	}
-	return got, nil
 }

@@ -214,6 +214,49 @@ func TestReaderOffsetGone(t *testing.T) {
 	}
 }
 
+// TestReaderLeavesOut: a partition that Start leaves out is not read, and the
+// others are; with a Start that names it, it is.
+func TestReaderLeavesOut(t *testing.T) {
+	l, spool := openLog(t, LogConfig{Dir: t.TempDir()}), openSpool(t, SpoolConfig{Dir: t.TempDir()})
+	fillSpool(t, spool, 30, 1, 5)
+	produceAll(t, l, spool)
+	ends, err := l.EndOffsets(withPatience(t))
+	if err != nil || ends[1] == 0 {
+		t.Fatal(ends, err)
+	}
+	for _, out := range []int{1, -1} {
+		read := map[int32]int64{}
+		r, err := l.NewReader(ReaderConfig{Group: "processors", Revoked: func([]int32) {},
+			Start: func(_ context.Context, parts []int32) (map[int32]int64, error) {
+				from := map[int32]int64{}
+				for _, part := range parts {
+					if int(part) != out {
+						from[part] = 0
+					}
+				}
+				return from, nil
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := maps.Clone(ends)
+		delete(want, int32(out))
+		for !maps.Equal(read, want) {
+			got, err := r.Poll(withPatience(t), 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range got {
+				if int(f.Part) == out {
+					t.Fatalf("partition %d was read", out)
+				}
+				read[f.Part] += int64(len(f.Records))
+			}
+		}
+		r.Close()
+	}
+}
+
 // TestRebalance: a second reader takes over some partitions and a third of
 // them all when the others leave; each record is read once, by the partition's
 // owner, and no partition is owned twice.

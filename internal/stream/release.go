@@ -91,9 +91,8 @@ func (s *Spool) addChunk(c *chunk) *chunk {
 
 // ackedRecord is a record that the log acknowledged, or passed over.
 type ackedRecord struct {
-	end    Pos
-	part   int32 // notProduced: an intent
-	offset int64
+	end Pos
+	at  partOffset // Part is notProduced for an intent
 }
 
 const notProduced = -1
@@ -109,12 +108,12 @@ func (s *Spool) acknowledge(recs []ackedRecord) {
 			i++
 		}
 		// A record outside all chunks was settled before it was produced again.
-		if r.part == notProduced || i == len(s.chunks) || r.end <= s.chunks[i].start {
+		if r.at.Part == notProduced || i == len(s.chunks) || r.end <= s.chunks[i].start {
 			continue
 		}
 		c := s.chunks[i]
-		c.offsets = raise(c.offsets, r.part, r.offset)
-		c.seg.offsets = raise(c.seg.offsets, r.part, r.offset)
+		c.offsets = raise(c.offsets, r.at)
+		c.seg.offsets = raise(c.seg.offsets, r.at)
 		s.unacked--
 	}
 	s.acked = recs[len(recs)-1].end
@@ -138,7 +137,7 @@ func (s *Spool) forgetLog(topicID string) {
 }
 
 // resume prepares for producing to the log with this topic id, and returns the
-// greatest offset it acknowledged for each partition.
+// last record it acknowledged in each partition.
 func (s *Spool) resume(topicID string) []partOffset {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,7 +147,7 @@ func (s *Spool) resume(topicID string) []partOffset {
 	var greatest []partOffset
 	for _, g := range s.segments {
 		for _, o := range g.offsets {
-			greatest = raise(greatest, o.Part, o.Offset)
+			greatest = raise(greatest, o)
 		}
 	}
 	return greatest

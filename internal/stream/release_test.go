@@ -66,12 +66,12 @@ func (m *releaseModel) ack(n int) {
 	for ; n > 0 && m.acked < len(m.records); n-- {
 		r := &m.records[m.acked]
 		m.acked++
-		a := ackedRecord{end: r.end, part: notProduced}
+		a := ackedRecord{end: r.end, at: partOffset{Part: notProduced}}
 		if !r.intent {
 			r.part = m.rng.Int32N(3)
 			r.offset = m.next[r.part]
 			m.next[r.part]++
-			a.part, a.offset = r.part, r.offset
+			a.at.Part, a.at.Offset = r.part, r.offset
 		}
 		passed = append(passed, a)
 	}
@@ -253,7 +253,7 @@ func TestKeptForADay(t *testing.T) {
 		s.resume("topic")
 		seq := uint64(1)
 		for ; s.Usage().Segments < 2; seq++ {
-			s.acknowledge([]ackedRecord{{end: mustAppend(t, s, event("l", seq)), offset: int64(seq)}})
+			s.acknowledge([]ackedRecord{{end: mustAppend(t, s, event("l", seq)), at: partOffset{Offset: int64(seq)}}})
 		}
 		for _, step := range []struct {
 			wait     time.Duration
@@ -287,7 +287,7 @@ func TestLevel(t *testing.T) {
 				t.Fatalf("level %d at %d bytes", s.Level(), s.Usage().UnsettledBytes)
 			}
 			seq++
-			s.acknowledge([]ackedRecord{{end: mustAppend(t, s, event("l", uint64(seq))), offset: seq}})
+			s.acknowledge([]ackedRecord{{end: mustAppend(t, s, event("l", uint64(seq))), at: partOffset{Offset: seq}}})
 		}
 		if s.Level() != limit.level {
 			t.Errorf("level %d at %d bytes", s.Level(), s.Usage().UnsettledBytes)
@@ -310,7 +310,7 @@ func TestSpoolBehindLog(t *testing.T) {
 	s := openSpool(t, SpoolConfig{Dir: t.TempDir()})
 	s.resume("topic")
 	s.acknowledge([]ackedRecord{{end: mustAppend(t, s, event("l", 1))}})
-	s.acknowledge([]ackedRecord{{end: mustAppend(t, s, event("l", 2)), offset: 1}})
+	s.acknowledge([]ackedRecord{{end: mustAppend(t, s, event("l", 2)), at: partOffset{Offset: 1}}})
 	path := activePath(s)
 	s.Close()
 	info, err := os.Stat(path)

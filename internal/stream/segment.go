@@ -58,22 +58,26 @@ type segment struct {
 
 func (g *segment) end() Pos { return g.base + Pos(g.size) }
 
-// partOffset is the greatest acknowledged offset of one partition.
+// partOffset is the greatest acknowledged offset of one partition, and the
+// xxHash64 of the record there, by which it is known again.
 type partOffset struct {
-	Part   int32 `json:"part"`
-	Offset int64 `json:"offset"`
+	Part   int32  `json:"part"`
+	Offset int64  `json:"offset"`
+	Hash   uint64 `json:"hash"`
 }
 
 // raise notes an acknowledged offset. Partitions are few, so a search by
 // walking is cheaper than a map.
-func raise(offsets []partOffset, part int32, offset int64) []partOffset {
+func raise(offsets []partOffset, o partOffset) []partOffset {
 	for i := range offsets {
-		if offsets[i].Part == part {
-			offsets[i].Offset = max(offsets[i].Offset, offset)
+		if offsets[i].Part == o.Part {
+			if o.Offset > offsets[i].Offset {
+				offsets[i] = o
+			}
 			return offsets
 		}
 	}
-	return append(offsets, partOffset{part, offset})
+	return append(offsets, o)
 }
 
 func segmentPath(dir string, base Pos) string {

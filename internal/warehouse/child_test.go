@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -122,6 +122,15 @@ func TestEngineProcess(t *testing.T) {
 	if env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || len(env) != 0 {
 		t.Errorf("its environment is %q, %v", env, err)
 	}
+	// Signal 34's handler would run on the stacks of goroutines.
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	ignored := regexp.MustCompile(`SigIgn:\t([0-9a-f]{16})`).FindSubmatch(status)
+	if err != nil || ignored == nil {
+		t.Fatal(err, string(status))
+	}
+	if mask, err := strconv.ParseUint(string(ignored[1]), 16, 64); err != nil || mask>>33&1 == 0 {
+		t.Errorf("it ignores %s, %v: reading system.stack_trace would destroy its memory", ignored[1], err)
+	}
 	if group, err := syscall.Getpgid(pid); err != nil || group != pid {
 		t.Errorf("its process group is %d, %v: an interrupt at the terminal would end it before weir", group, err)
 	}
@@ -160,59 +169,5 @@ func TestBrokenLibraryIsTheReason(t *testing.T) {
 	cancel()
 	if err := d.Wait(ctx); err == nil || !strings.Contains(err.Error(), "cannot load the ClickHouse library") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestOptionsOfServers(t *testing.T) {
-	for url, ok := range map[string]bool{
-		"clickhouse://u:p@h:9000/weir": true, "http://u:p@h:8123/weir": true,
-		"clickhouse://h:9000": false, "http://h:8123/": false, "ftp://h/weir": false, "h:9000": false, "http://h/a/b": false, "http://[": false,
-	} {
-		o, err := parseURL(url)
-		if (err == nil) != ok || ok && o.Auth.Database != "weir" {
-			t.Errorf("%s: %v", url, err)
-		}
-	}
-}
-
-// TestServerByURL reaches the engine the way a server is reached: through a
-// URL, over TCP. It is the same engine and protocol, but for who listens.
-func TestServerByURL(t *testing.T) {
-	engine := openEmbedded(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go relay(l, engine.child.writerSocket())
-
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	d, err := Open(ctx, Config{URL: "http://default@" + l.Addr().String() + "/billing", Log: slog.Default()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	recs := records(1, 100)
-	for range 2 {
-		append1(t, d, "T/0/0", recs)
-	}
-	if got, want := totals(t, d), expected(recs); got != want {
-		t.Errorf("totals\n got %q\nwant %q", got, want)
-	}
-	if n := query[uint64](t, engine, "SELECT count() FROM billing.usage_events"); n != 100 {
-		t.Errorf("%d rows in the URL's database", n)
-	}
-	if err := d.Serve(l); err == nil {
-		t.Error("a server's interface was served by weir")
-	}
-	// A second weir finds the migrations done.
-	again, err := Open(ctx, Config{URL: "http://default@" + l.Addr().String() + "/billing", Log: slog.Default()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
-	if n := query[int64](t, again, "SELECT count() - uniqExact(version) FROM schema_migrations"); n != 0 {
-		t.Error("a migration was applied twice")
 	}
 }

@@ -23,6 +23,7 @@ import (
 func escapes(outside string, port int) map[string]string {
 	return map[string]string{
 		"read":               "SELECT length(file('/etc/passwd'))",
+		"programs":           "SELECT length(file('/usr/bin/env'))",
 		"parent environment": fmt.Sprintf("SELECT length(file('/proc/%d/environ'))", os.Getpid()),
 		"own root":           "SELECT length(file('/proc/self/root/etc/passwd'))",
 		"table function":     "SELECT * FROM file('/etc/passwd', 'LineAsString')",

@@ -32,10 +32,13 @@ const passwordFile = "clickhouse-password"
 const (
 	// maxRequestBytes bounds a statement sent to the public interface.
 	maxRequestBytes = 1 << 20
-	// serveHeaderTimeout and serveBodyTimeout bound a client that sends slowly;
-	// the answer may take as long as the statement is allowed to.
+	// serveHeaderTimeout and serveBodyTimeout bound a client that sends slowly.
 	serveHeaderTimeout = 5 * time.Second
 	serveBodyTimeout   = 10 * time.Second
+	// serveAnswerTimeout bounds one that reads slowly, from its header on. It
+	// covers waiting for a turn, a statement of 90 s and two minutes to fetch
+	// 256 MiB; who takes longer keeps a turn from the others.
+	serveAnswerTimeout = 5 * time.Minute
 	serveIdleTimeout   = time.Minute
 )
 
@@ -58,6 +61,7 @@ func (d *DB) Serve(l net.Listener) error {
 	server := &http.Server{
 		Handler:           &publicFront{db: d, password: sha256.Sum256([]byte(password)), proxy: d.readerProxy()},
 		ReadHeaderTimeout: serveHeaderTimeout,
+		WriteTimeout:      serveAnswerTimeout,
 		IdleTimeout:       serveIdleTimeout,
 		ErrorLog:          slog.NewLogLogger(d.cfg.Log.Handler(), slog.LevelDebug),
 	}
@@ -87,7 +91,7 @@ func (d *DB) readerProxy() *httputil.ReverseProxy {
 			for _, secret := range []string{"user", "password"} {
 				query.Del(secret)
 			}
-			if !query.Has("database") { // a newcomer's first SELECT finds the tables without their database's name
+			if !query.Has("database") && r.Out.Header.Get("X-ClickHouse-Database") == "" { // a newcomer's first SELECT finds the tables without their database's name
 				query.Set("database", embeddedDatabase)
 			}
 			r.Out.URL.RawQuery = query.Encode()

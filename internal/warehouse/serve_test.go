@@ -184,7 +184,7 @@ func readersOnlyRead(t *testing.T, d *DB, r *reader) {
 		}
 	}
 	for _, setting := range []string{"max_execution_time=1000", "max_execution_time=0", "max_result_rows=10000000", "max_memory_usage=0",
-		"max_result_bytes=x", "readonly=0", "readonly=2", "max_rows_to_read=1", "allow_ddl=0", "nosuch=1", "a%3Db=1", "result_overflow_mode=break"} {
+		"max_result_bytes=x", "readonly=0", "readonly=2", "max_rows_to_read=1", "allow_ddl=1", "nosuch=1", "a%3Db=1", "result_overflow_mode=break"} {
 		if status, text := r.ask(setting, "SELECT 1", nil); status < 400 || status == 503 {
 			t.Errorf("URL with %s: %d %q", setting, status, text)
 		}
@@ -195,7 +195,7 @@ func readersOnlyRead(t *testing.T, d *DB, r *reader) {
 	if _, text := r.ask("", "SELECT * FROM numbers(1000001)", nil); !strings.Contains(text, "Code: 396.") {
 		t.Errorf("too many rows: %.200q", text)
 	}
-	if _, text := r.ask("", "SELECT getSetting('readonly'), getSetting('max_execution_time')", nil); text != "1\t60\n" {
+	if _, text := r.ask("", "SELECT getSetting('readonly'), getSetting('max_execution_time')", nil); text != "1\t90\n" {
 		t.Errorf("settings %q", text)
 	}
 	if _, text := r.ask("", "SELEC 1", nil); !strings.Contains(text, "Code: 62.") {

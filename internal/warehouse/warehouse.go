@@ -42,8 +42,8 @@ const (
 	// maxConns bounds the connections: appends are one at a time, the rest are
 	// reports.
 	maxConns = 8
-	// bringUpMin and bringUpMax bound the pause between attempts to reach and
-	// migrate the store.
+	// bringUpMin and bringUpMax bound the pause between attempts to reach the
+	// store.
 	bringUpMin = 100 * time.Millisecond
 	bringUpMax = 5 * time.Second
 )
@@ -53,6 +53,12 @@ type Config struct {
 	// URL of a server, clickhouse://user:pass@host:9000/weir or
 	// http://user:pass@host:8123/weir; empty for the embedded engine.
 	URL string
+	// Cluster is the server's cluster over which Migrate makes its tables, "" for
+	// one server. It has one shard.
+	Cluster string
+	// KeepRaw is how long usage_events keeps an event, at least; sums are kept
+	// for ever. 0 is DefaultKeepRaw; under 62 days is an error.
+	KeepRaw time.Duration
 	// Library is the path of libchdb.so; empty searches the usual places.
 	Library string
 	// Unconfined lets Serve work on a kernel that cannot confine the engine.
@@ -70,7 +76,7 @@ type DB struct {
 	name  string              // the database
 	child *child              // nil with a server
 
-	up      atomic.Bool                                    // migrated, and the child (if any) answers
+	up      atomic.Bool                                    // its schema is current, and the child (if any) answers
 	types   atomic.Pointer[[]clickhouse.ColumnNameAndType] // of usage_events, once read
 	ready   chan struct{}                                  // closed when it was up for the first time
 	lastErr atomic.Pointer[error]
@@ -93,8 +99,30 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 
 // Start begins to start or reach the warehouse and returns at once; it goes on
 // trying until Close. What can be judged at once fails here: a malformed URL,
-// and ErrNoLibrary.
+// and ErrNoLibrary. The embedded engine's schema is brought up to date; a
+// server's is only looked at, see ErrNotMigrated.
 func Start(cfg Config) (*DB, error) {
+	d, err := prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	if d.child != nil {
+		d.running.Go(func() { d.child.supervise(ctx) })
+	}
+	d.running.Go(func() { d.bringUp(ctx) })
+	return d, nil
+}
+
+// prepare makes a DB that nothing was asked of yet and that has no goroutines.
+func prepare(cfg Config) (*DB, error) {
+	if cfg.KeepRaw == 0 {
+		cfg.KeepRaw = DefaultKeepRaw
+	}
+	if cfg.KeepRaw < minKeepRaw {
+		return nil, fmt.Errorf("clickhouse.keep_raw is %s: keep events for %d days or longer", cfg.KeepRaw, minKeepRaw/(24*time.Hour))
+	}
 	d := &DB{cfg: cfg, ready: make(chan struct{})}
 	options, err := d.options()
 	if err != nil {
@@ -107,12 +135,6 @@ func Start(cfg Config) (*DB, error) {
 	if d.conn, err = clickhouse.Open(options); err != nil {
 		return nil, fmt.Errorf("cannot open the warehouse: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	d.cancel = cancel
-	if d.child != nil {
-		d.running.Go(func() { d.child.supervise(ctx) })
-	}
-	d.running.Go(func() { d.bringUp(ctx) })
 	return d, nil
 }
 
@@ -155,17 +177,21 @@ func parseURL(text string) (*clickhouse.Options, error) {
 	case u.Host == "" || database == "" || strings.Contains(database, "/"):
 		return nil, fmt.Errorf("clickhouse.url: want %s://user:password@host:port/database", u.Scheme)
 	}
-	o, err := clickhouse.ParseDSN(text)
+	if values := u.Query(); u.Scheme == "https" && !values.Has("secure") { // else the client refuses the scheme
+		values.Set("secure", "true")
+		u.RawQuery = values.Encode()
+	}
+	o, err := clickhouse.ParseDSN(u.String())
 	if err != nil {
-		return nil, fmt.Errorf("cannot use clickhouse.url: %s", strings.ReplaceAll(err.Error(), text, "the URL"))
+		return nil, fmt.Errorf("cannot use clickhouse.url: %s", strings.ReplaceAll(err.Error(), u.String(), "the URL"))
 	}
 	return o, nil
 }
 
-// bringUp reaches the store and migrates it, as often as it takes.
+// bringUp tries until the store can be used, as often as it takes.
 func (d *DB) bringUp(ctx context.Context) {
 	for pause := bringUpMin; ; pause = min(2*pause, bringUpMax) {
-		err := d.migrateOnce(ctx)
+		err := d.bringUpOnce(ctx)
 		if err == nil {
 			d.up.Store(true)
 			close(d.ready)
@@ -185,11 +211,12 @@ func (d *DB) bringUp(ctx context.Context) {
 	}
 }
 
-func (d *DB) migrateOnce(ctx context.Context) error {
-	if d.child != nil {
-		if err := d.child.wait(ctx); err != nil {
-			return err
-		}
+func (d *DB) bringUpOnce(ctx context.Context) error {
+	if d.child == nil {
+		return d.check(ctx)
+	}
+	if err := d.child.wait(ctx); err != nil {
+		return err
 	}
 	return d.migrate(ctx)
 }
@@ -211,9 +238,18 @@ func (d *DB) Wait(ctx context.Context) error {
 	return fmt.Errorf("the warehouse is not up: %w", err)
 }
 
-// Up tells whether the warehouse is migrated and, if embedded, its engine
+// Up tells whether the warehouse's schema is current and, if embedded, its engine
 // answers now. A server is not asked: its calls say what is wrong.
 func (d *DB) Up() bool { return d.up.Load() && (d.child == nil || d.child.up()) }
+
+// lateMax is how much later than it happened an event may be settled, with
+// ample room: a gateway's spool may have been away from its log for weeks.
+const lateMax = 31 * 24 * time.Hour
+
+// KeptSince is a time since when every event that was settled is still in
+// usage_events, however late it came. Of what was settled before, single events
+// may be gone; the sums by the hour are not.
+func (d *DB) KeptSince() time.Time { return time.Now().Add(lateMax - d.cfg.KeepRaw) }
 
 // Conn is the connection for reading, in the warehouse's database. It is lazy:
 // before Up its calls fail.

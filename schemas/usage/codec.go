@@ -48,6 +48,8 @@ const (
 	fieldCount
 	fieldCostSum
 	fieldPriceSum
+	fieldSource
+	fieldExternalID
 )
 
 // ErrMalformed is wrapped by every failure of ParseRecord.
@@ -67,7 +69,9 @@ func AppendRecord(b []byte, r *Record) []byte {
 	b = appendUint(b, fieldReturned, uint64(r.Returned))
 	b = appendUint(b, fieldCount, r.Count)
 	b = appendUint(b, fieldCostSum, uint64(r.CostSum))
-	return appendUint(b, fieldPriceSum, uint64(r.PriceSum))
+	b = appendUint(b, fieldPriceSum, uint64(r.PriceSum))
+	b = appendString(b, fieldSource, r.Source)
+	return appendString(b, fieldExternalID, r.ExternalID)
 }
 
 // appendCall appends what describes one upstream call.
@@ -256,6 +260,10 @@ func (r *Record) setText(num protowire.Number, v string) error {
 		r.Plan = v
 	case fieldRule:
 		r.Rule = v
+	case fieldSource:
+		r.Source = v
+	case fieldExternalID:
+		r.ExternalID = v
 	case fieldCostCard:
 		r.CostCard = v
 	case fieldPriceCard:

@@ -21,7 +21,7 @@ func full() Record {
 		Answered: "gpt-4o-2024-08-06", ModelBilled: "gpt-4o", Plan: "free", Rule: "customer=acme", CostCard: strings.Repeat("a", 64),
 		PriceCard: strings.Repeat("b", 64), Currency: "usd", Tags: []Tag{{"team", "blue"}, {"empty", ""}}, Status: StatusOK, Stream: true,
 		Estimated: true, UnknownMeter: true, Reserved: 9_000_000_000, Cost: 15_000_000, Price: 45_000_000, HTTPStatus: 200,
-		LatencyMs: 1234, TTFTMs: 56, Returned: 3, Count: 4, CostSum: 5, PriceSum: 6}
+		LatencyMs: 1234, TTFTMs: 56, Returned: 3, Count: 4, CostSum: 5, PriceSum: 6, Source: "billing", ExternalID: "evt-9"}
 	for m := range r.Meters {
 		r.Meters[m] = uint64(m) + 1
 	}

@@ -118,6 +118,11 @@ type Record struct {
 	Count    uint64     // close: events written under the lease
 	CostSum  money.Nano // close: Σ cost of these events
 	PriceSum money.Nano // close: Σ price of these events
+
+	// Source and ExternalID identify usage that was reported from outside: of
+	// all records of a customer with the same two, one is billed. Empty for what
+	// a gateway metered itself.
+	Source, ExternalID string
 }
 
 // EventID is the identity of an event everywhere: "lease:seq".

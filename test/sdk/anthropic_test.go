@@ -15,7 +15,8 @@ import (
 func TestGoAnthropic(t *testing.T) {
 	check(t, &anthropicProvider, goDriver(map[string]goCall{
 		"create": anthropicCreate, "headers": anthropicHeaders, "stream": anthropicStream, "helper": anthropicHelper,
-		"parallel": anthropicParallel, "beta": anthropicBeta, "models": anthropicModels, "unmetered": anthropicUnmetered,
+		"parallel": anthropicParallel, "beta": anthropicBeta, "models": anthropicModels, "unmetered": anthropicUnmetered, "retrieve": anthropicRetrieve, "count": anthropicCount,
+		"bearer": anthropicBearer,
 	}), goErrors)
 }
 
@@ -42,11 +43,15 @@ func anthropicAsk(request []byte) (ask anthropic.MessageNewParams, err error) {
 }
 
 func anthropicAnswer(m *anthropic.Message) object {
-	text := ""
+	seen, text := object{"call": nil}, ""
 	for _, block := range m.Content {
 		text += block.Text
+		if block.Type == "tool_use" {
+			seen["call"] = block.Name + " " + string(block.Input)
+		}
 	}
-	return object{"text": text, "stop": m.StopReason, "model": m.Model, "in": m.Usage.InputTokens, "out": m.Usage.OutputTokens}
+	seen["text"], seen["stop"], seen["model"], seen["in"], seen["out"] = text, m.StopReason, m.Model, m.Usage.InputTokens, m.Usage.OutputTokens
+	return seen
 }
 
 func anthropicCreate(ctx context.Context, baseURL, key string, request []byte) (object, error) {
@@ -85,8 +90,8 @@ func anthropicStream(ctx context.Context, baseURL, key string, request []byte) (
 	if err != nil {
 		return nil, err
 	}
-	text, kinds := "", []string(nil)
-	seen := object{"in": nil, "out": nil, "stop": nil}
+	text, call, kinds := "", "", []string(nil)
+	seen := object{"call": nil, "in": nil, "out": nil, "stop": nil}
 	for events.Next() {
 		event := events.Current()
 		if len(kinds) == 0 || kinds[len(kinds)-1] != string(event.Type) {
@@ -95,8 +100,15 @@ func anthropicStream(ctx context.Context, baseURL, key string, request []byte) (
 		switch e := event.AsAny().(type) {
 		case anthropic.MessageStartEvent:
 			seen["in"] = e.Message.Usage.InputTokens
+		case anthropic.ContentBlockStartEvent:
+			if e.ContentBlock.Type == "tool_use" {
+				call = e.ContentBlock.Name + " "
+			}
 		case anthropic.ContentBlockDeltaEvent:
 			text += e.Delta.Text
+			if call += e.Delta.PartialJSON; call != "" {
+				seen["call"] = call
+			}
 		case anthropic.MessageDeltaEvent:
 			seen["stop"], seen["out"] = e.Delta.StopReason, e.Usage.OutputTokens
 		}
@@ -165,4 +177,37 @@ func anthropicUnmetered(ctx context.Context, baseURL, key string, _ []byte) (obj
 	client := anthropicClient(baseURL, key)
 	_, err := client.Messages.Batches.List(ctx, anthropic.MessageBatchListParams{})
 	return nil, err
+}
+
+func anthropicRetrieve(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	ask, err := anthropicAsk(request)
+	if err != nil {
+		return nil, err
+	}
+	client := anthropicClient(baseURL, key)
+	_, err = client.Models.Get(ctx, string(ask.Model), anthropic.ModelGetParams{})
+	return nil, err
+}
+
+func anthropicCount(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	ask, err := anthropicAsk(request)
+	if err != nil {
+		return nil, err
+	}
+	client := anthropicClient(baseURL, key)
+	_, err = client.Messages.CountTokens(ctx, anthropic.MessageCountTokensParams{Model: ask.Model, Messages: ask.Messages})
+	return nil, err
+}
+
+func anthropicBearer(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	ask, err := anthropicAsk(request)
+	if err != nil {
+		return nil, err
+	}
+	client := anthropic.NewClient(option.WithBaseURL(baseURL), option.WithAuthToken(key))
+	message, err := client.Messages.New(ctx, ask)
+	if err != nil {
+		return nil, err
+	}
+	return anthropicAnswer(message), nil
 }

@@ -32,6 +32,9 @@ type object = map[string]any
 //	beta      Anthropic's beta of its API, with a beta feature that is free
 //	models    the list of models, all its pages
 //	unmetered an API of the SDK that weir does not serve
+//	retrieve  one model by its name, which is not served
+//	count     Anthropic's counting of tokens, likewise
+//	bearer    create, with the key where Anthropic's SDK puts ANTHROPIC_AUTH_TOKEN
 const parallelCalls = 32
 
 // filler is how every text of the stand-in begins.
@@ -42,6 +45,7 @@ type provider struct {
 	name         string
 	small, other string // models; keys named "limited" may use the first only
 	stop         string // the word for an answer that ended by itself
+	callStop     string // for one that ended by calling a tool
 	price        string // of 20 tokens in and 40 out at the small model, by the provider's public price list
 	options      object // documented options that cost nothing
 	dear         object // a documented option that costs and has no price here
@@ -51,7 +55,7 @@ type provider struct {
 
 // At $0.15 and $0.60 per million: 20 × 0.15 + 40 × 0.60 = 27 millionths.
 var openaiProvider = provider{
-	name: "openai", small: "gpt-4o-mini", other: "gpt-4o", stop: "stop", price: "0.000027",
+	name: "openai", small: "gpt-4o-mini", other: "gpt-4o", stop: "stop", callStop: "tool_calls", price: "0.000027",
 	options: object{"temperature": 0.25, "top_p": 0.5, "seed": 7, "user": "u-1", "stop": []any{"\n\n"}, "store": false, "n": 1,
 		"presence_penalty": 0.5, "frequency_penalty": -0.5, "logit_bias": object{"50256": -100}, "logprobs": false, "service_tier": "auto",
 		"response_format": object{"type": "json_object"}, "parallel_tool_calls": false, "tool_choice": "auto", "modalities": []any{"text"}},
@@ -67,7 +71,7 @@ var openaiProvider = provider{
 
 // At $1 and $5 per million: 20 × 1 + 40 × 5 = 220 millionths.
 var anthropicProvider = provider{
-	name: "anthropic", small: "claude-haiku-4-5", other: "claude-sonnet-4-5", stop: "end_turn", price: "0.00022",
+	name: "anthropic", small: "claude-haiku-4-5", other: "claude-sonnet-4-5", stop: "end_turn", callStop: "tool_use", price: "0.00022",
 	options: object{"stop_sequences": []any{"\n\n"}, "metadata": object{"user_id": "u-1"}, "service_tier": "standard_only",
 		"thinking": object{"type": "disabled"}, "tool_choice": object{"type": "auto", "disable_parallel_tool_use": true},
 		"system": []any{object{"type": "text", "text": "You know rivers. Ä €", "cache_control": object{"type": "ephemeral"}}}},
@@ -97,7 +101,7 @@ func (p *provider) cases() []sdkCase {
 	if p.name == "openai" {
 		list = append(list, p.onlyOpenAI()...)
 	} else {
-		list = append(list, sdkCase{Case: "beta", How: "beta", Request: p.ask("beta", ""), want: object{"text": text(40), "in": 20, "out": 40}})
+		list = append(list, p.onlyAnthropic()...)
 	}
 	list = append(list, p.refused()...)
 	for i := range list {
@@ -121,7 +125,12 @@ func (p *provider) served() []sdkCase {
 	if p.name == "anthropic" { // its streams always tell the usage
 		streamed = answer
 	}
+	call := object{"call": `gauge {"text":"` + text(40) + `"}`, "stop": p.callStop}
 	return []sdkCase{
+		{Case: "tool-call", How: "create", Request: p.ask("tool-call", "tool=gauge", object{"tools": p.tools}), want: call},
+		{Case: "tool-call-stream", How: "stream", Request: p.ask("tool-call-stream", "tool=gauge", object{"tools": p.tools, "stream": true}),
+			want: call, rewrites: p.name == "openai"},
+		{Case: "tool-call-helper", How: "helper", Request: p.ask("tool-call-helper", "tool=gauge"), want: call, rewrites: p.name == "openai"},
 		{Case: "plain", How: "create", Request: p.ask("plain", ""), want: answer},
 		{Case: "stream", How: "stream", Request: p.ask("stream", "", object{"stream": true}), want: streamed, rewrites: p.name == "openai"},
 		{Case: "helper", How: "helper", Request: p.ask("helper", ""), want: streamed, rewrites: p.name == "openai"},
@@ -181,6 +190,14 @@ func (p *provider) onlyOpenAI() []sdkCase {
 	}
 }
 
+func (p *provider) onlyAnthropic() []sdkCase {
+	answer := object{"text": text(40), "in": 20, "out": 40}
+	return []sdkCase{
+		{Case: "beta", How: "beta", Request: p.ask("beta", ""), want: answer},
+		{Case: "bearer", How: "bearer", Request: p.ask("bearer", ""), want: answer},
+	}
+}
+
 // anthropicTypes are the provider's documented words for the kinds of errors,
 // which its SDKs know.
 var anthropicTypes = map[int]string{400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
@@ -203,6 +220,7 @@ func (p *provider) refused() []sdkCase {
 		no("model-forbidden", "limited", 403, "model_not_allowed", p.ask("model-forbidden", "", object{"model": p.other})),
 		no("frozen", "frozen", 403, "wallet_frozen", p.ask("frozen", "")),
 		no("unmetered", "rich", 404, "unmetered_path", nil),
+		no("retrieve", "rich", 404, "unmetered_path", object{"model": p.small}),
 		no("unpriced-model", "rich", 422, "unpriced_model", p.ask("unpriced-model", "", object{"model": "no-such-model"})),
 		no("unpriced-option", "rich", 422, "unpriced_option", p.ask("unpriced-option", "", p.dear)),
 		no("money-held", "held", 429, "funds_held", p.ask("money-held", "", object{"model": p.other, "max_tokens": 1400})),
@@ -211,12 +229,15 @@ func (p *provider) refused() []sdkCase {
 		{Case: "models", How: "models", want: object{"has": p.other}},
 		{Case: "models-limited", How: "models", Key: "limited", want: object{"ids": []any{p.small}}},
 	}
+	if p.name == "anthropic" {
+		list = append(list, no("count", "rich", 404, "unmetered_path", p.ask("count", "")))
+	}
 	for i := range list {
 		switch c := &list[i]; c.Case {
 		case "no-money-stream":
 			c.How = "stream"
-		case "unmetered":
-			c.How = "unmetered"
+		case "unmetered", "retrieve", "count":
+			c.How = c.Case
 		case "money-held", "upstream-breaks-off":
 			c.attempts = 3
 		}

@@ -16,7 +16,7 @@ import (
 func TestGoOpenAI(t *testing.T) {
 	check(t, &openaiProvider, goDriver(map[string]goCall{
 		"create": openaiCreate, "headers": openaiHeaders, "stream": openaiStream, "helper": openaiHelper, "parallel": openaiParallel,
-		"embed": openaiEmbed, "models": openaiModels, "unmetered": openaiUnmetered,
+		"embed": openaiEmbed, "models": openaiModels, "unmetered": openaiUnmetered, "retrieve": openaiRetrieve,
 	}), goErrors)
 }
 
@@ -40,8 +40,12 @@ func openaiAsk(request []byte) (ask openai.ChatCompletionNewParams, err error) {
 }
 
 func openaiAnswer(c *openai.ChatCompletion) object {
-	return object{"text": c.Choices[0].Message.Content, "stop": c.Choices[0].FinishReason, "model": c.Model,
+	seen := object{"call": nil, "text": c.Choices[0].Message.Content, "stop": c.Choices[0].FinishReason, "model": c.Model,
 		"in": c.Usage.PromptTokens, "out": c.Usage.CompletionTokens}
+	if calls := c.Choices[0].Message.ToolCalls; len(calls) > 0 {
+		seen["call"] = calls[0].Function.Name + " " + calls[0].Function.Arguments
+	}
+	return seen
 }
 
 func openaiCreate(ctx context.Context, baseURL, key string, request []byte) (object, error) {
@@ -80,8 +84,8 @@ func openaiStream(ctx context.Context, baseURL, key string, request []byte) (obj
 	if err != nil {
 		return nil, err
 	}
-	text, count, empty := "", 0, 0
-	seen := object{"in": nil, "out": nil, "stop": nil}
+	text, call, count, empty := "", "", 0, 0
+	seen := object{"call": nil, "in": nil, "out": nil, "stop": nil}
 	for chunks.Next() {
 		chunk := chunks.Current()
 		count++
@@ -93,6 +97,13 @@ func openaiStream(ctx context.Context, baseURL, key string, request []byte) (obj
 		}
 		for _, choice := range chunk.Choices {
 			text += choice.Delta.Content
+			for _, part := range choice.Delta.ToolCalls {
+				if part.Function.Name != "" {
+					call = part.Function.Name + " "
+				}
+				call += part.Function.Arguments
+				seen["call"] = call
+			}
 			if choice.FinishReason != "" {
 				seen["stop"] = choice.FinishReason
 			}
@@ -158,5 +169,15 @@ func openaiModels(ctx context.Context, baseURL, key string, _ []byte) (object, e
 func openaiUnmetered(ctx context.Context, baseURL, key string, _ []byte) (object, error) {
 	client := openaiClient(baseURL, key)
 	_, err := client.Files.List(ctx, openai.FileListParams{})
+	return nil, err
+}
+
+func openaiRetrieve(ctx context.Context, baseURL, key string, request []byte) (object, error) {
+	ask, err := openaiAsk(request)
+	if err != nil {
+		return nil, err
+	}
+	client := openaiClient(baseURL, key)
+	_, err = client.Models.Get(ctx, ask.Model)
 	return nil, err
 }

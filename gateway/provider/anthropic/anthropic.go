@@ -170,6 +170,9 @@ func blocks(content provider.Table, types ...string) provider.Table {
 	return provider.Table{
 		{Name: "type", Rule: provider.Words, Allow: types},
 		{Name: "content", Rule: provider.Nested, Inside: content},
+		// Asked for on what is searched, they bring a prompt of the provider's whose
+		// length is not published. On text they are a list: what was cited before.
+		{Name: "citations", Rule: provider.Nested, Inside: provider.Table{{Name: "enabled", Rule: provider.Refused}}},
 		cacheControl,
 	}
 }

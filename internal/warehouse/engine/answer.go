@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/ClickHouse/ch-go/compress"
 )
@@ -25,6 +26,7 @@ type answer struct {
 const tagLength = 16
 
 func newAnswer(w http.ResponseWriter, q *question) *answer {
+	w.Header().Set("X-ClickHouse-Query-Id", q.id)
 	return &answer{w: w, q: q, tag: rand.Text()[:tagLength]}
 }
 
@@ -114,16 +116,16 @@ func refuse(w http.ResponseWriter, err error) {
 }
 
 func contentType(format string) string {
-	switch format {
-	case "JSON", "JSONCompact", "JSONStrings":
+	switch strings.ToLower(format) { // the engine takes any case
+	case "json", "jsoncompact", "jsonstrings":
 		return "application/json; charset=UTF-8"
-	case "JSONEachRow":
+	case "jsoneachrow":
 		return "application/x-ndjson; charset=UTF-8"
-	case "CSV", "CSVWithNames":
+	case "csv", "csvwithnames":
 		return "text/csv; charset=UTF-8; header=absent"
-	case "TabSeparated", "TSV":
+	case "tabseparated", "tsv":
 		return "text/tab-separated-values; charset=UTF-8"
-	case "Native", "RowBinary":
+	case "native", "rowbinary", "rowbinarywithnamesandtypes":
 		return "application/octet-stream"
 	}
 	return "text/plain; charset=UTF-8"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"time"
 	"unsafe"
 
 	"github.com/ebitengine/purego"
@@ -81,6 +82,17 @@ type session struct {
 	lib    *library
 	handle unsafe.Pointer // what connect returned; closeConn takes it
 	conn   uintptr        // the connection it points at; every other call takes it
+
+	callMax time.Duration // how long one call that runs a statement may take
+	giveUp  func()        // what happens after that; nil: calls may take any time
+}
+
+// watch begins to watch a call; what it returns ends that.
+func (s *session) watch() (end func() bool) {
+	if s.giveUp == nil {
+		return func() bool { return false }
+	}
+	return time.AfterFunc(s.callMax, s.giveUp).Stop
 }
 
 // open makes a session. Each argument is "--name=value": the storage path (one
@@ -175,6 +187,7 @@ func (s *session) analyse(sql string) (analysis, error) {
 // query runs any statement and returns its whole result, written in format
 // unless the statement has a FORMAT clause of its own.
 func (s *session) query(sql, format string) ([]byte, error) {
+	defer s.watch()()
 	return s.take(call(s.lib.query, s.conn, sql, format))
 }
 
@@ -182,7 +195,9 @@ func (s *session) query(sql, format string) ([]byte, error) {
 // is a finished document of the format, so only formats whose documents can
 // follow each other make sense here. An error of emit stops the statement.
 func (s *session) stream(sql, format string, emit func([]byte) error) error {
+	end := s.watch()
 	result := call(s.lib.streamQuery, s.conn, sql, format)
+	end()
 	if result == 0 {
 		return errors.New("the ClickHouse engine gave no result")
 	}
@@ -191,7 +206,9 @@ func (s *session) stream(sql, format string, emit func([]byte) error) error {
 		return exception(text)
 	}
 	for {
+		end := s.watch()
 		piece, err := s.take(s.lib.streamFetch(s.conn, result))
+		end()
 		if err == nil && len(piece) == 0 {
 			return nil
 		}

@@ -133,6 +133,9 @@ func serve(o Options, writer, reader net.Listener) error {
 		return err
 	}
 	defer boot.close()
+	if err := ignoreStackTraces(); err != nil {
+		return err
+	}
 
 	writing := &http.Server{Handler: newFront(lib, o.Dir, false), ReadHeaderTimeout: headerTimeout}
 	reading := &http.Server{Handler: newFront(lib, o.Dir, true), ReadHeaderTimeout: headerTimeout}

@@ -62,13 +62,15 @@ type allowance struct {
 
 // allowances is the whole list. /proc is not on it but for the process' own
 // entry: the parent's environment, readable there, holds provider keys. /etc
-// is not needed at all. No right to connect anywhere is given either.
+// is not needed at all, nor is the rest of /usr: /usr/local is where people
+// keep configuration. No right to connect anywhere is given either.
 func allowances(o Options) []allowance {
 	return []allowance{
 		{path: o.Dir, rights: mayOwn},
 		{path: o.Library, rights: onFile},
 		{path: "/proc/self/exe", rights: onFile},
-		{path: "/usr", rights: mayRun},
+		{path: "/usr/lib", rights: mayRun},
+		{path: "/usr/lib64", rights: mayRun, optional: true},
 		{path: "/lib", rights: mayRun, optional: true},
 		{path: "/lib64", rights: mayRun, optional: true},
 		{path: "/sys", rights: mayRead, optional: true},

@@ -49,15 +49,15 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Only GET and POST", http.StatusMethodNotAllowed)
 		return
 	}
-	q, err := readQuestion(r)
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	select {
+	select { // before anything is read: a frame may claim to be large, and room is made for it
 	case f.turns <- struct{}{}:
 		defer func() { <-f.turns }()
 	case <-r.Context().Done():
+		return
+	}
+	q, err := readQuestion(r)
+	if err != nil {
+		refuse(w, err)
 		return
 	}
 	a := newAnswer(w, q)
@@ -111,11 +111,20 @@ func (f *front) session(q *question) (*session, error) {
 		return nil, err
 	}
 	q.settings = rest
-	s, err := f.lib.open(slices.Concat(f.args, limits, []string{"--readonly=1"}))
+	s, err := f.lib.open(slices.Concat(f.args, limits, readerArgs))
 	if err != nil {
 		return nil, fault(36, "BAD_ARGUMENTS", "a setting in the URL has a value that does not fit it")
 	}
+	s.callMax, s.giveUp = readerCallMax, giveUp
 	return s, nil
+}
+
+// giveUp ends the process because a statement cannot be ended otherwise. It
+// would keep its turn and a processor for hours; weir starts the engine again
+// within a second, and what was being appended is appended again.
+func giveUp() {
+	fmt.Fprintf(os.Stderr, "a reader's statement does not end within %s; ending the engine\n", readerCallMax)
+	os.Exit(1)
 }
 
 // prepare applies the database, the settings and the parameters. Unknown names
@@ -149,8 +158,10 @@ var settingName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 
 // mustOnlyRead refuses what readonly=1 lets pass although it changes
 // something: SYSTEM STOP MERGES, KILL QUERY, INTO OUTFILE (which may overwrite
-// the engine's own files) and a second statement behind a semicolon. The
-// judgement is the engine's own parser's, so no spelling escapes it.
+// the engine's own files) and a second statement behind a semicolon; and
+// DESCRIBE of a table function, which connects to servers and opens files to
+// see what they hold. The judgement is the engine's own parser's, so no
+// spelling escapes it. It also finds out which format the statement names.
 func (s *session) mustOnlyRead(q *question) error {
 	if q.data == nil {
 		found, err := s.analyse(q.statement)
@@ -158,7 +169,7 @@ func (s *session) mustOnlyRead(q *question) error {
 		case err != nil:
 			return err
 		case found.class == classReading && found.statements == 1:
-			return nil
+			return s.mustReadTables(q)
 		case found.class == classUnparsed:
 			// Formatting parses the text without running it and says what is wrong.
 			if _, err := s.query("SELECT formatQuery("+quote(q.statement)+")", "Null"); err != nil {
@@ -167,6 +178,33 @@ func (s *session) mustOnlyRead(q *question) error {
 		}
 	}
 	return fault(164, "READONLY", "this interface only reads: one SELECT, SHOW, DESCRIBE, EXISTS or EXPLAIN, without INTO OUTFILE")
+}
+
+var (
+	describes = regexp.MustCompile(`(?i)\bDESC(RIBE)?\b`)
+	// What a statement is in the engine's own spelling: a description of a
+	// function, and one that ends by naming its format.
+	describesFunction = regexp.MustCompile("^DESCRIBE TABLE (?:[\\w.]+|`(?:[^`\\\\]|\\\\.)*`)\\(")
+	endsWithFormat    = regexp.MustCompile(`\bFORMAT (\w+)(?: SETTINGS [^']*)?$`)
+)
+
+// mustReadTables looks at the statement as the engine spells it.
+func (s *session) mustReadTables(q *question) error {
+	if !describes.MatchString(q.statement) && !namesFormat.MatchString(q.statement) {
+		return nil
+	}
+	spelled, err := s.query("SELECT formatQuerySingleLine("+quote(q.statement)+")", "TabSeparatedRaw")
+	if err != nil {
+		return err
+	}
+	text := strings.TrimSpace(string(spelled))
+	if describesFunction.MatchString(text) {
+		return fault(164, "READONLY", "this interface describes tables and queries, no table functions")
+	}
+	if m := endsWithFormat.FindStringSubmatch(text); m != nil {
+		q.format = m[1]
+	}
+	return nil
 }
 
 // chooseLimits turns the URL settings that a reader may choose into arguments
@@ -182,7 +220,7 @@ func chooseLimits(settings []setting) (args []string, rest []setting, err error)
 				return nil, nil, fault(164, "READONLY", "%s must be from 1 to %d here", s.name, most)
 			}
 			chosen[s.name] = s.value
-		case outputSetting.MatchString(s.name):
+		case outputSetting.MatchString(s.name) && s.name != "output_format_schema": // which names a file to write
 			args = append(args, "--"+s.name+"="+s.value)
 		default:
 			rest = append(rest, s)
@@ -194,8 +232,9 @@ func chooseLimits(settings []setting) (args []string, rest []setting, err error)
 	return args, rest, nil
 }
 
-// outputSetting are the settings a reader may choose freely: how values look.
-var outputSetting = regexp.MustCompile(`^(output_format_[a-z0-9_]+|date_time_output_format)$`)
+// outputSetting are the settings a reader may choose freely: how values look,
+// and which part of a result is wanted.
+var outputSetting = regexp.MustCompile(`^(output_format_[a-z0-9_]+|date_time_output_format|limit|offset)$`)
 
 func (f *front) answerHello(s *session, q *question, a *answer) error {
 	version, err := s.query("SELECT version()", "TabSeparatedRaw")

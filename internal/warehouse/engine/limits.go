@@ -1,5 +1,7 @@
 package engine
 
+import "time"
+
 // serverArgs sizes the engine for a machine it shares with the gateway; its
 // defaults are those of a dedicated server (90 % of the memory, caches of
 // gigabytes, dozens of threads).
@@ -31,11 +33,15 @@ var writerArgs = []string{
 	"--max_memory_usage=1000000000", // bytes a statement; below the server's, so that one cannot starve the rest
 }
 
+// readerArgs make a session one that only reads. The engine's default lets its
+// functions look into the process itself.
+var readerArgs = []string{"--readonly=1", "--allow_ddl=0", "--allow_introspection_functions=0"}
+
 // readerLimits bound a session that may only read. readonly=1 forbids changing
 // any setting, so neither a statement nor a URL can lift them; a URL may lower
 // them, which happens before the session becomes read-only.
 var readerLimits = []readerLimit{
-	{"max_execution_time", 60},        // seconds: a report that takes longer should be a rollup
+	{"max_execution_time", 90},        // seconds: Grafana waits 60, and its client asks the server for 5 more
 	{"max_memory_usage", 300_000_000}, // bytes: maxReading of them leave the writer its part of the server's
 	{"max_result_rows", 1_000_000},    // more is an export
 	{"max_result_bytes", 256 << 20},   // results in whole-document formats are held in memory
@@ -46,6 +52,12 @@ type readerLimit struct {
 	name string
 	most int64
 }
+
+// readerCallMax is how long one call of a reader may stay inside the library:
+// the longest max_execution_time and some seconds. The engine looks at that
+// limit between blocks of rows only, so that a costly function over one block
+// runs for hours, deaf to KILL.
+const readerCallMax = 100 * time.Second
 
 const (
 	// maxStatementBytes bounds a statement's text; the engine itself refuses

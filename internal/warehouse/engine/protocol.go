@@ -2,7 +2,9 @@ package engine
 
 import (
 	"bufio"
+	"cmp"
 	"compress/gzip"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +26,8 @@ import (
 //     in "query" alone means that the body is data in the format f.
 //   - URL parameters that are not reserved are settings; "param_x" is the value
 //     of {x:Type}, escaped as in TabSeparated.
+//   - The headers X-ClickHouse-Database and X-ClickHouse-Format say what the
+//     parameters database and default_format say, if those are absent.
 //   - compress=1 and decompress=1 are ClickHouse's own frames (LZ4 or ZSTD)
 //     round the answer and the body. gzip is a Content-Encoding: of a body
 //     always, of an answer if enable_http_compression=1 asks for it.
@@ -57,6 +61,7 @@ var insertStatement = regexp.MustCompile(`(?is)^\s*(INSERT\s.*)\sFORMAT\s+(\w+)\
 
 // question is a request, read but not yet run.
 type question struct {
+	id        string // told to the client again; nothing can be done with it here
 	statement string // without the FORMAT clause if data is set
 	format    string
 	data      io.Reader // the rows of an INSERT; nil for any other statement
@@ -68,6 +73,7 @@ type question struct {
 	frames   compress.Method // of the answer
 	framed   bool
 	gzip     bool
+	whole    bool // the answer begins when the statement has ended
 }
 
 type setting struct{ name, value string }
@@ -76,15 +82,14 @@ type setting struct{ name, value string }
 func readQuestion(r *http.Request) (*question, error) {
 	values := r.URL.Query()
 	q := &question{
+		id:        cmp.Or(values.Get("query_id"), r.Header.Get("X-ClickHouse-Query-Id"), rand.Text()),
 		statement: values.Get("query"),
-		format:    values.Get("default_format"),
-		database:  values.Get("database"),
+		format:    cmp.Or(values.Get("default_format"), r.Header.Get("X-ClickHouse-Format"), "TabSeparated"),
+		database:  cmp.Or(values.Get("database"), r.Header.Get("X-ClickHouse-Database")),
 		framed:    values.Get("compress") == "1",
 		frames:    compress.LZ4,
 		gzip:      values.Get("enable_http_compression") == "1" && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip"),
-	}
-	if q.format == "" {
-		q.format = "TabSeparated"
+		whole:     values.Get("wait_end_of_query") == "1",
 	}
 	if strings.EqualFold(values.Get("network_compression_method"), "zstd") {
 		q.frames = compress.ZSTD
@@ -131,9 +136,41 @@ func decodedBody(r *http.Request, values url.Values) (io.Reader, error) {
 		return nil, fault(48, "NOT_IMPLEMENTED", "Content-Encoding %q is not supported", encoding)
 	}
 	if values.Get("decompress") == "1" {
-		body = compress.NewReader(bufio.NewReader(body))
+		counted := &countedReader{from: bufio.NewReader(body)}
+		body = &unframed{counted, compress.NewReader(counted)}
 	}
 	return body, nil
+}
+
+// unframed reads what ClickHouse's frames hold. The frame reader's errors wrap
+// io.EOF, also where a frame's header came and its content did not; here only an
+// end between two frames is io.EOF.
+type unframed struct {
+	body   *countedReader
+	frames *compress.Reader
+}
+
+func (u *unframed) Read(p []byte) (int, error) {
+	before := u.body.n
+	n, err := u.frames.Read(p)
+	switch {
+	case err == nil || !errors.Is(err, io.EOF):
+		return n, err
+	case u.body.n == before:
+		return n, io.EOF
+	}
+	return n, io.ErrUnexpectedEOF
+}
+
+type countedReader struct {
+	from io.Reader
+	n    int64
+}
+
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // streamable are the formats whose documents can follow each other. A result
@@ -147,16 +184,16 @@ var (
 	namesFormat  = regexp.MustCompile(`(?i)\bFORMAT\b`)
 )
 
-// streams tells whether the result can be sent as it is made: a plain SELECT
-// in a format that allows it. The statement must not even mention FORMAT,
+// streams tells whether the result is to be sent as it is made: a plain SELECT
+// in a format that allows it, whose client does not want it whole. The statement must not even mention FORMAT,
 // since that clause would win over the format known here.
 func (q *question) streams() bool {
-	return streamable[q.format] && startsSelect.MatchString(q.statement) && !namesFormat.MatchString(q.statement)
+	return !q.whole && streamable[q.format] && startsSelect.MatchString(q.statement) && !namesFormat.MatchString(q.statement)
 }
 
 // feed hands the data of an insert to write, piece by piece. A body that was
-// cut off must not look like one that ended: only the reader's io.EOF ends it
-// (the frame reader wraps it), everything else cancels the insert.
+// cut off must not look like one that ended: only io.EOF ends it, everything
+// else cancels the insert.
 func feed(data io.Reader, write func([]byte) error) error {
 	piece := make([]byte, insertPieceBytes)
 	for {
@@ -168,7 +205,7 @@ func feed(data io.Reader, write func([]byte) error) error {
 		}
 		switch {
 		case err == nil:
-		case errors.Is(err, io.EOF):
+		case err == io.EOF:
 			return nil
 		default:
 			return fmt.Errorf("cannot read the rows: %w", err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,10 +32,51 @@ func Main(m *testing.M) {
 // a failure.
 func Open(t testing.TB) *warehouse.DB {
 	t.Helper()
+	return open(t, t.TempDir())
+}
+
+// Served is an embedded warehouse whose SQL interface is up.
+type Served struct {
+	*warehouse.DB
+	Dir      string // its data directory
+	Address  string // of the SQL interface, host:port
+	Password string // of warehouse.ReaderUser
+}
+
+// Serve is Open and the SQL interface on a port of its own.
+func Serve(t testing.TB) Served {
+	t.Helper()
+	s := Served{Dir: t.TempDir()}
+	s.DB = open(t, s.Dir)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Address = l.Addr().String()
+	ended := make(chan error, 1)
+	go func() { ended <- s.DB.Serve(l) }()
+	t.Cleanup(func() {
+		l.Close()
+		if err := <-ended; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the SQL interface ended with %v", err)
+		}
+	})
+	for deadline := time.Now().Add(patience); s.Password == ""; time.Sleep(time.Millisecond) {
+		text, err := os.ReadFile(filepath.Join(s.Dir, "clickhouse-password"))
+		if err != nil && time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		s.Password = string(text)
+	}
+	return s
+}
+
+func open(t testing.TB, dir string) *warehouse.DB {
+	t.Helper()
 	t.Chdir(root(t)) // where npm puts the library
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	db, err := warehouse.Open(ctx, warehouse.Config{Library: os.Getenv("WEIR_CLICKHOUSE_LIBRARY"), DataDir: t.TempDir(),
+	db, err := warehouse.Open(ctx, warehouse.Config{Library: os.Getenv("WEIR_CLICKHOUSE_LIBRARY"), DataDir: dir,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if errors.Is(err, warehouse.ErrNoLibrary) && !strings.Contains(os.Getenv("WEIR_REQUIRE"), "chdb") {
 		t.Skip(err)

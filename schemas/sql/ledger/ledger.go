@@ -10,8 +10,8 @@ import "embed"
 
 // Migrations holds the files NNNN_name.sql; they run in the order of their
 // names. Statements end with a semicolon at the end of a line. A comment
-// /*sqlite … */ is SQLite's alone: it is uncovered there and stays a comment
-// elsewhere.
+// /*sqlite … */ or /*cockroachdb … */ is that engine's alone: it is uncovered there
+// and stays a comment elsewhere.
 //
 //go:embed *.sql
 var Migrations embed.FS

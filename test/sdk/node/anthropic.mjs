@@ -9,22 +9,28 @@ const BETA = 'interleaved-thinking-2025-05-14';
 const connect = (baseURL, apiKey) => new Anthropic({ baseURL, apiKey });
 
 function answer(message) {
+  const call = message.content.find((block) => block.type === 'tool_use');
   return {
-    text: message.content.map((block) => block.text).join(''), stop: message.stop_reason, model: message.model,
+    call: call ? `${call.name} ${JSON.stringify(call.input)}` : null,
+    text: message.content.map((block) => block.text ?? '').join(''), stop: message.stop_reason, model: message.model,
     in: message.usage.input_tokens, out: message.usage.output_tokens,
   };
 }
 
 async function events(stream) {
-  const seen = { text: '', stop: null, in: null, out: null, events: [] };
+  const seen = { call: null, text: '', stop: null, in: null, out: null, events: [] };
   const end = await keep(stream, (event) => {
     if (seen.events.at(-1) !== event.type) seen.events.push(event.type);
     switch (event.type) {
       case 'message_start':
         seen.in = event.message.usage.input_tokens;
         break;
+      case 'content_block_start':
+        if (event.content_block.type === 'tool_use') seen.call = `${event.content_block.name} `;
+        break;
       case 'content_block_delta':
-        seen.text += event.delta.text;
+        if (event.delta.type === 'input_json_delta') seen.call += event.delta.partial_json;
+        else seen.text += event.delta.text;
         break;
       case 'message_delta':
         seen.stop = event.delta.stop_reason;
@@ -55,5 +61,8 @@ await run(connect, {
     for await (const model of client.models.list()) ids.push(model.id);
     return { ids };
   },
+  retrieve: async (client, request) => ({ id: (await client.models.retrieve(request.model)).id }),
+  count: async (client, { model, messages }) => ({ in: (await client.messages.countTokens({ model, messages })).input_tokens }),
+  bearer: async ({ baseURL, apiKey }, request) => answer(await new Anthropic({ baseURL, apiKey: null, authToken: apiKey }).messages.create(request)),
   unmetered: async (client) => ({ ids: (await client.messages.batches.list()).data }),
 });

@@ -9,17 +9,22 @@ const usage = (counts) => ({ in: counts?.prompt_tokens ?? null, out: counts?.com
 
 function answer(completion) {
   const choice = completion.choices[0];
-  return { text: choice.message.content, stop: choice.finish_reason, model: completion.model, ...usage(completion.usage) };
+  const call = choice.message.tool_calls?.[0]?.function;
+  return { call: call ? `${call.name} ${call.arguments}` : null, text: choice.message.content, stop: choice.finish_reason, model: completion.model, ...usage(completion.usage) };
 }
 
 async function chunks(events) {
-  const seen = { text: '', stop: null, empty: 0, chunks: 0, ...usage(null) };
+  const seen = { call: null, text: '', stop: null, empty: 0, chunks: 0, ...usage(null) };
   const end = await keep(events, (chunk) => {
     seen.chunks++;
     if (chunk.usage) Object.assign(seen, usage(chunk.usage));
     if (chunk.choices.length === 0) seen.empty++;
     for (const choice of chunk.choices) {
       seen.text += choice.delta.content ?? '';
+      for (const part of choice.delta.tool_calls ?? []) {
+        if (part.function.name) seen.call = `${part.function.name} `;
+        seen.call += part.function.arguments ?? '';
+      }
       seen.stop = choice.finish_reason ?? seen.stop;
     }
   });
@@ -48,5 +53,6 @@ await run(connect, {
     for await (const model of client.models.list()) ids.push(model.id);
     return { ids };
   },
+  retrieve: async (client, request) => ({ id: (await client.models.retrieve(request.model)).id }),
   unmetered: async (client) => ({ ids: (await client.files.list()).data }),
 });

@@ -1,6 +1,7 @@
 """Anthropic's SDK for Python."""
 
 import asyncio
+import json
 
 import anthropic
 
@@ -16,7 +17,9 @@ def connect(base_url, key):
 
 
 def answer(message):
-    return {"text": "".join(block.text for block in message.content), "stop": message.stop_reason, "model": message.model,
+    texts = [block.text for block in message.content if block.type == "text"]
+    calls = [f"{block.name} {json.dumps(block.input, separators=(',', ':'))}" for block in message.content if block.type == "tool_use"]
+    return {"call": calls[0] if calls else None, "text": "".join(texts), "stop": message.stop_reason, "model": message.model,
             "in": message.usage.input_tokens, "out": message.usage.output_tokens}
 
 
@@ -34,19 +37,24 @@ class Events:
 
     def __init__(self):
         self.text, self.stop, self.input, self.output, self.kinds = "", None, None, None, []
+        self.call = ""
 
     def add(self, event):
         if event.type not in self.kinds[-1:]:
             self.kinds.append(event.type)
         if event.type == "message_start":
             self.input = event.message.usage.input_tokens
+        elif event.type == "content_block_start" and event.content_block.type == "tool_use":
+            self.call = event.content_block.name + " "
+        elif event.type == "content_block_delta" and event.delta.type == "input_json_delta":
+            self.call += event.delta.partial_json
         elif event.type == "content_block_delta":
             self.text += event.delta.text
         elif event.type == "message_delta":
             self.stop, self.output = event.delta.stop_reason, event.usage.output_tokens
 
     def seen(self):
-        return {"text": self.text, "stop": self.stop, "in": self.input, "out": self.output, "events": self.kinds}
+        return {"call": self.call or None, "text": self.text, "stop": self.stop, "in": self.input, "out": self.output, "events": self.kinds}
 
 
 def stream(client, request):
@@ -62,7 +70,7 @@ def stream(client, request):
 
 def helper(client, request):
     with client.messages.stream(**request) as events:
-        for _ in events.text_stream:
+        for _ in events:
             pass
         return answer(events.get_final_message())
 
@@ -99,6 +107,19 @@ def unmetered(client, _):
     return {"ids": [batch.id for batch in client.messages.batches.list()]}
 
 
+def retrieve(client, request):
+    return {"id": client.models.retrieve(request["model"]).id}
+
+
+def count(client, request):
+    return {"in": client.messages.count_tokens(model=request["model"], messages=request["messages"]).input_tokens}
+
+
+def bearer(client, request):
+    return create(anthropic.Anthropic(base_url=client.base_url, auth_token=client.api_key), request)
+
+
 if __name__ == "__main__":
     run(connect, {"create": create, "headers": headers, "stream": stream, "helper": helper, "parallel": parallel,
-                  "beta": beta, "models": models, "unmetered": unmetered})
+                  "beta": beta, "models": models, "unmetered": unmetered,
+                  "retrieve": retrieve, "count": count, "bearer": bearer})

@@ -14,7 +14,8 @@ def connect(base_url, key):
 
 def answer(completion):
     choice = completion.choices[0]
-    seen = {"text": choice.message.content, "stop": choice.finish_reason, "model": completion.model}
+    calls = [f"{call.function.name} {call.function.arguments}" for call in choice.message.tool_calls or []]
+    seen = {"call": calls[0] if calls else None, "text": choice.message.content, "stop": choice.finish_reason, "model": completion.model}
     return {**seen, **usage(completion.usage)}
 
 
@@ -36,6 +37,7 @@ class Chunks:
 
     def __init__(self):
         self.text, self.stop, self.usage, self.empty, self.count = "", None, None, 0, 0
+        self.call = ""
 
     def add(self, chunk):
         self.count += 1
@@ -43,10 +45,14 @@ class Chunks:
         self.empty += not chunk.choices
         for choice in chunk.choices:
             self.text += choice.delta.content or ""
+            for part in choice.delta.tool_calls or []:
+                if part.function.name:
+                    self.call = part.function.name + " "
+                self.call += part.function.arguments or ""
             self.stop = choice.finish_reason or self.stop
 
     def seen(self):
-        return {"text": self.text, "stop": self.stop, "empty": self.empty, "chunks": self.count, **usage(self.usage)}
+        return {"call": self.call or None, "text": self.text, "stop": self.stop, "empty": self.empty, "chunks": self.count, **usage(self.usage)}
 
 
 def stream(client, request):
@@ -98,6 +104,10 @@ def unmetered(client, _):
     return {"ids": [file.id for file in client.files.list()]}
 
 
+def retrieve(client, request):
+    return {"id": client.models.retrieve(request["model"]).id}
+
+
 if __name__ == "__main__":
     run(connect, {"create": create, "headers": headers, "stream": stream, "helper": helper, "parallel": parallel,
-                  "embed": embed, "models": models, "unmetered": unmetered})
+                  "embed": embed, "models": models, "unmetered": unmetered, "retrieve": retrieve})
