@@ -170,6 +170,22 @@ func (b *world) checkAgreement() {
 // TestWait: a tie-out waits for what is on its way, in the spools, in the log,
 // before the warehouse and in flight; what still is when the wait ends is a
 // break.
+// TestTieOutForgives: what was settled longer ago than the warehouse keeps
+// single events is not missed there.
+func TestTieOutForgives(t *testing.T) {
+	b := newWorld(t, warehousetest.Open(t))
+	rng := rand.New(rand.NewPCG(9, 10))
+	old, half, late := b.settle(b.records(rng, 20)), b.settle(b.records(rng, 20)), b.settle(b.records(rng, 20))
+	b.alter("DELETE FROM usage_events WHERE batch_id IN ('" + old + "', '" + late + "')")
+	b.alter("DELETE FROM usage_events WHERE batch_id = '" + half + "' AND event_id = " + quote(b.all[20].EventID()))
+	kept := b.stores.KeptSince()
+	b.exec("UPDATE manifest SET created_at = ? WHERE id IN (?, ?)", kept.Add(-time.Hour).UnixMicro(), old, half)
+	b.exec("UPDATE manifest SET created_at = ? WHERE id = ?", kept.Add(time.Hour).UnixMicro(), late)
+	if got := b.breaks(); !slices.Equal(got, []string{"clickhouse rows " + late}) {
+		t.Errorf("breaks %v", got)
+	}
+}
+
 func TestWait(t *testing.T) {
 	b := newWorld(t, nil)
 	b.settle(b.records(rand.New(rand.NewPCG(9, 9)), 10))

@@ -170,6 +170,31 @@ func TestWindows(t *testing.T) {
 	o.limited(no, "tokens_per_minute", turn.Add(time.Minute))
 }
 
+// TestMinuteOfTheStart: what an earlier process admitted in this minute nobody
+// knows any more, so of 60 requests a process that starts in the 50th second
+// admits the 10 of what is left of it, and all in the next.
+func TestMinuteOfTheStart(t *testing.T) {
+	o := newOffice(t)
+	o.at = noon.Truncate(time.Minute).Add(50 * time.Second)
+	d := o.process("g", ledger.Limits{RequestsPerMinute: 60, TokensPerMinute: 600}, ledger.Limits{})
+	d.started = o.at
+	turn := noon.Truncate(time.Minute).Add(time.Minute)
+	_, no := d.admit(101, 0)
+	o.limited(no, "tokens_per_minute", turn)
+	for range 10 {
+		o.admitted(d.admit(1, 0))
+	}
+	_, no = d.admit(1, 0)
+	o.limited(no, "requests_per_minute", turn)
+	if key, _, err := d.remaining(d.who); err != nil || *key.RequestsPerMinute != 0 || *key.TokensPerMinute != 90 {
+		t.Errorf("%+v %v", key, err)
+	}
+	o.at = turn
+	for range 60 {
+		o.admitted(d.admit(10, 0))
+	}
+}
+
 // TestShares: of several gateways each has its share, and all together have
 // the limit; when one leaves the others have more.
 func TestShares(t *testing.T) {

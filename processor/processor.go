@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -239,8 +240,9 @@ func (p *Processor) append(b *batch, s ledger.Settled) {
 			p.appender.offer(r.Rec, b.Part, b.inLog(r.Offset))
 		}
 	}
-	p.Metrics.Dead.Add(float64(len(b.Dead)))
-	for _, d := range b.Dead {
+	dead := slices.Concat(b.Dead, s.Dead)
+	p.Metrics.Dead.Add(float64(len(dead)))
+	for _, d := range dead {
 		p.Logger.Error("a record went to the dead letters", "part", b.Part, "offset", b.inLog(d.Offset), "reason", d.Reason)
 	}
 	if s.Manifest.Count > 0 {

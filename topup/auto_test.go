@@ -375,8 +375,8 @@ func TestSecretsAreNotLogged(t *testing.T) {
 func TestRun(t *testing.T) {
 	r := newRig(t)
 	ctx, stop := context.WithCancel(r.ctx)
-	ran := make(chan error)
-	go func() { ran <- r.top.Run(ctx) }()
+	var running sync.WaitGroup
+	running.Go(func() { r.top.Run(ctx) })
 	r.fake.Release()
 	row := r.buy("k")
 	r.pay(row, visa)
@@ -392,7 +392,7 @@ func TestRun(t *testing.T) {
 		}
 	}
 	stop()
-	r.must(<-ran)
+	running.Wait()
 	r.restart()
 	r.settle()
 	r.audit(2 * dollar)

@@ -30,11 +30,14 @@ const (
 // gets Bonus too. SaveCard: he has agreed that his card may be charged later
 // without him.
 type Purchase struct {
-	Customer              string
-	Amount, Bonus         money.Nano
-	SuccessURL, CancelURL string
-	SaveCard              bool
+	Customer      string
+	Amount, Bonus money.Nano
+	Pages
+	SaveCard bool
 }
+
+// Pages are where a customer goes from a hosted page.
+type Pages struct{ SuccessURL, CancelURL string }
 
 // PurchaseID is the id of the purchase that a customer's request of a key is:
 // the same request is the same purchase.

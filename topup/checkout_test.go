@@ -20,7 +20,7 @@ func TestCheckout(t *testing.T) {
 	r.charges(1)
 	r.audit(2 * dollar)
 	again, repeated, err := r.top.Checkout(r.ctx, row.ID, Purchase{Customer: "acme", Amount: 10 * dollar, Bonus: 2 * dollar,
-		SuccessURL: "https://platform.example/ok", CancelURL: "https://platform.example/no", SaveCard: true})
+		Pages: Pages{"https://platform.example/ok", "https://platform.example/no"}, SaveCard: true})
 	if err != nil || !repeated || again.URL != row.URL {
 		t.Errorf("again: %+v, %v, %v", again, repeated, err)
 	}

@@ -13,7 +13,8 @@ import (
 
 // Subscribe opens a hosted page on which a customer subscribes to a plan. key
 // names the request, so that the same one again gives the same page.
-func (t *Topup) Subscribe(ctx context.Context, key, customer string, plan ledger.Plan, successURL, cancelURL string) (url string, err error) {
+// Errors: ledger.ErrNotFound, ErrNotAccepted, ErrUnavailable.
+func (t *Topup) Subscribe(ctx context.Context, key, customer string, plan ledger.Plan, pages Pages) (url string, err error) {
 	if _, err := t.Ledger.Customer(ctx, customer); err != nil {
 		return "", err
 	}
@@ -23,7 +24,7 @@ func (t *Topup) Subscribe(ctx context.Context, key, customer string, plan ledger
 	}
 	s, err := t.stripe.CheckoutSessions.New(&stripe.CheckoutSessionParams{Params: acting(ctx, "subscribe/"+PurchaseID(customer, key)),
 		Mode: stripe.String(string(stripe.CheckoutSessionModeSubscription)), Customer: stripe.String(payer.StripeCustomer),
-		SuccessURL: stripe.String(successURL), CancelURL: stripe.String(cancelURL), Metadata: map[string]string{customerKey: customer},
+		SuccessURL: stripe.String(pages.SuccessURL), CancelURL: stripe.String(pages.CancelURL), Metadata: map[string]string{customerKey: customer},
 		LineItems: []*stripe.CheckoutSessionLineItemParams{{Price: stripe.String(plan.StripePrice), Quantity: stripe.Int64(1)}}})
 	if err != nil {
 		return "", asked("open a page for plan "+plan.ID, err)

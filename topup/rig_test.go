@@ -243,7 +243,7 @@ func (r *rig) buy(key string) ledger.Topup {
 
 func (r *rig) checkout(key string) (ledger.Topup, error) {
 	row, _, err := r.top.Checkout(r.ctx, PurchaseID("acme", key), Purchase{Customer: "acme", Amount: 10 * dollar, Bonus: 2 * dollar,
-		SuccessURL: "https://platform.example/ok", CancelURL: "https://platform.example/no", SaveCard: true})
+		Pages: Pages{"https://platform.example/ok", "https://platform.example/no"}, SaveCard: true})
 	return row, err
 }
 

@@ -109,7 +109,7 @@ func (t *Topup) Wake() {
 
 // Run works until ctx ends: events as they come, wallets that run low, top-ups
 // and refunds under way, and what Stripe could not deliver.
-func (t *Topup) Run(ctx context.Context) error {
+func (t *Topup) Run(ctx context.Context) {
 	due, poll := time.NewTicker(dueEvery), time.NewTicker(pollEvery)
 	defer due.Stop()
 	defer poll.Stop()
@@ -117,7 +117,7 @@ func (t *Topup) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-due.C:
 			t.try(ctx, "top up", t.Step)
 		case <-t.kick:
@@ -154,10 +154,13 @@ func cents(n money.Nano) int64 { return int64(n / cent) }
 // nano converts Stripe's amount.
 func nano(cents int64) money.Nano { return money.Nano(cents) * cent }
 
+// WholeCents tells whether Stripe can move an amount exactly.
+func WholeCents(n money.Nano) bool { return n%cent == 0 }
+
 // CheckAmount says what is wrong with an amount to be charged, "" if nothing.
 func CheckAmount(n money.Nano) string {
 	switch {
-	case n%cent != 0:
+	case !WholeCents(n):
 		return fmt.Sprintf("%s is not in whole cents", n)
 	case n < MinAmount || n > MaxAmount:
 		return fmt.Sprintf("%s is not from %s to %s", n, MinAmount, MaxAmount)

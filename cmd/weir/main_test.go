@@ -45,7 +45,8 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "ready": ready, "terminate": terminate,
-			"keepkey": keepkey, "post": post, "told": told, "keepid": keepid, "delivered": delivered},
+			"keepkey": keepkey, "post": post, "told": told, "keepid": keepid, "delivered": delivered,
+			"hooked": hooked, "pays": pays, "until": until},
 		Condition: func(name string) (bool, error) {
 			return name == "chdb" && len(libraries) > 0, nil
 		},
@@ -61,6 +62,7 @@ func TestScripts(t *testing.T) {
 			env.Defer(server.Close)
 			env.Setenv("STANDIN", server.URL)
 			platform(env)
+			stripeAccount(env)
 			return operate(env)
 		},
 	})

@@ -23,6 +23,7 @@ import (
 	"weir/internal/stream"
 	"weir/internal/warehouse"
 	"weir/processor"
+	"weir/topup"
 )
 
 const (
@@ -77,6 +78,7 @@ type App struct {
 	warehouse *warehouse.DB // nil without one
 	whyNot    string        // why there is none although one is wanted
 	analytics *analytics.Analytics
+	topup     *topup.Topup     // nil without a payment account
 	gateway   *gateway.Gateway // nil in other roles
 	heart     *gateway.Heart
 	processor atomic.Pointer[processor.Processor] // nil in other roles, and until the usage log is reached
@@ -159,8 +161,12 @@ func (a *App) open(ctx, work context.Context) error {
 	if err := a.startWebhooks(work); err != nil {
 		return err
 	}
+	if err := a.startFunding(work); err != nil {
+		return err
+	}
 	if a.isProcessor() {
 		a.startProcessor(work)
+		a.background.Go(func() { a.housekeep(work) })
 	}
 	if a.isGateway() {
 		if err := a.startGateway(ctx, work, left); err != nil {

@@ -122,6 +122,7 @@ func (a *App) servePlane() {
 	if a.isAnalytics() {
 		o.Ledger, o.Cards, o.Pepper = a.ledger, a.cards, a.pepper
 		o.PrivateWebhooks = a.cfg.Webhooks.AllowPrivate
+		o.Topup = a.topup
 		maps.Copy(o.Extra, a.analytics.Routes())
 	}
 	if a.gateway != nil {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -50,7 +49,7 @@ func Clients() []Verb {
 		verb("tieout", "", "compare events, ledger and warehouse; exit code 3 if they differ", tieout,
 			Flag{"wait", "DURATION", "for what is pending, at most so long"}),
 		verb("tieout accept", "BATCH", "accept a batch that breaks the tie-out", acceptBatch, reason),
-	}, webhookVerbs()...)
+	}, slices.Concat(fundingVerbs(), webhookVerbs())...)
 }
 
 func createCustomer(ctx context.Context, c *Call) error {
@@ -117,20 +116,13 @@ func moveMoney(route string) func(context.Context, *Call) error {
 		if kind := c.Flag("kind"); kind != "" {
 			body["kind"] = kind
 		}
-		once := c.Flag("idempotency-key")
-		if once == "" {
-			once = rand.Text()
-		}
+		once := c.once()
 		var answer struct{ Wallet row }
 		printed, err := c.ask(ctx, request{method: http.MethodPost, path: "/customers/" + url.PathEscape(c.Args[0]) + "/" + route, body: body, once: once}, &answer)
-		var refused *answerError
-		switch {
-		case err != nil && c.Flag("idempotency-key") == "" && !errors.As(err, &refused):
-			return fmt.Errorf("%w (it may have happened: repeat it with --idempotency-key %s)", err, once)
-		case err == nil && !printed:
+		if err == nil && !printed {
 			c.Printf("%s has %s, %s available\n", c.Args[0], answer.Wallet.values["balance"], answer.Wallet.values["available"])
 		}
-		return err
+		return c.told(err, once)
 	}
 }
 

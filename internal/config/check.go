@@ -69,6 +69,8 @@ func (l *loader) check() error {
 		{"top_up_url", pageURL(c.TopUpURL)},
 		{"spool.max_bytes", atLeast(c.Spool.MaxBytes, spoolMin)},
 		{"stripe.webhook_secret", c.Stripe.check()},
+		{"stripe.secret_key", c.Stripe.checkKey()},
+		{"stripe.api_base", apiBase(c.Stripe.APIBase)},
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Providers)) {
 		path := "providers." + name
@@ -142,8 +144,30 @@ func (s SASL) check() error {
 }
 
 func (s Stripe) check() error {
-	if !s.SecretKey.IsZero() && s.WebhookSecret.IsZero() {
+	if (!s.SecretKey.IsZero() || !s.WebhookSecretPrevious.IsZero()) && strings.TrimSpace(s.WebhookSecret.Reveal()) == "" {
 		return errors.New("is empty: anyone could post a payment that never happened; set it beside stripe.secret_key")
+	}
+	return nil
+}
+
+func (s Stripe) checkKey() error {
+	if s.SecretKey.IsZero() && !s.WebhookSecret.IsZero() {
+		return errors.New("is empty: stripe.webhook_secret is of no use without it")
+	}
+	return nil
+}
+
+// apiBase keeps the account's key on an encrypted connection, but for a
+// stand-in on this machine.
+func apiBase(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case text == "":
+		return nil
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return errors.New("want a URL such as https://stripe-proxy.example, or nothing for Stripe itself")
+	case u.Scheme == "http" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback():
+		return errors.New("plain http would send the account's key in clear text; only a stand-in on this machine may have it")
 	}
 	return nil
 }

@@ -133,9 +133,10 @@ type Admin struct {
 
 // Stripe is the payment account; no secret key is none.
 type Stripe struct {
-	SecretKey     Secret `yaml:"secret_key"`
-	WebhookSecret Secret `yaml:"webhook_secret"`
-	APIBase       string `yaml:"api_base"`
+	SecretKey             Secret `yaml:"secret_key"`
+	WebhookSecret         Secret `yaml:"webhook_secret"`
+	WebhookSecretPrevious Secret `yaml:"webhook_secret_previous"` // also good, while the endpoint's secret is replaced
+	APIBase               string `yaml:"api_base"`                // "" is Stripe itself
 }
 
 // Webhooks are the platform's endpoints that weir tells of events.

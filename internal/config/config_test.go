@@ -203,6 +203,12 @@ func TestErrors(t *testing.T) {
 	f("providers: {openai: {base_url: 'http://x'}}", "", "", "plain http would send the key in clear text")
 	f("providers: {openai: {base_url: 'https://u:hush@x'}}", "", "", "want no user, query or fragment")
 	f("stripe: {secret_key: sk_test}", "", "", "stripe.webhook_secret: is empty")
+	f("stripe: {secret_key: sk_test, webhook_secret: ' '}", "", "", "stripe.webhook_secret: is empty")
+	f("stripe: {webhook_secret_previous: whsec_1}", "", "", "stripe.webhook_secret: is empty")
+	f("stripe: {webhook_secret: whsec_1}", "", "", "stripe.secret_key: is empty")
+	f("stripe: {api_base: 'stripe.example'}", "", "", "stripe.api_base: want a URL")
+	f("stripe: {api_base: 'https://u:hush@stripe.example'}", "", "", "stripe.api_base: want a URL")
+	f("stripe: {api_base: 'http://stripe.example'}", "", "", "stripe.api_base: plain http would send")
 }
 
 func TestMissingFile(t *testing.T) {
@@ -247,7 +253,7 @@ func TestSecretsNeverPrint(t *testing.T) {
 	c.Ledger.URL = NewURL("postgres://weir:hush-1@db:5432/weir?sslmode=verify-full&sslpassword=hush-2")
 	c.ClickHouse.URL = NewURL("clickhouse://:hush-3@ch:9000/weir")
 	c.Admin.Token, c.Keys.Pepper, c.Kafka.SASL.Password = NewSecret("hush-4"), NewSecret("hush-5"), NewSecret("hush-6")
-	c.Stripe = Stripe{SecretKey: NewSecret("hush-7"), WebhookSecret: NewSecret("hush-8")}
+	c.Stripe = Stripe{SecretKey: NewSecret("hush-7"), WebhookSecret: NewSecret("hush-8"), WebhookSecretPrevious: NewSecret("hush-10")}
 	c.Providers["openai"] = Provider{APIKey: NewSecret("hush-9")}
 	yamlText, err := c.Redacted()
 	if err != nil {

@@ -66,6 +66,16 @@ func Find(env []string, file string) (dataDir string, token Secret, err error) {
 	return l.config.DataDir, l.config.Admin.Token, nil
 }
 
+// FindTopUpURL reads the page where customers can pay, as Find does, "" if none
+// is configured.
+func FindTopUpURL(env []string, file string) (string, error) {
+	l := loader{config: Default(), vars: variables(env), where: map[string]string{}, lenient: true}
+	if err := l.file(file); err != nil {
+		return "", err
+	}
+	return cmp.Or(l.vars["WEIR_TOP_UP_URL"], l.config.TopUpURL), nil
+}
+
 type loader struct {
 	config  Config
 	vars    map[string]string // the environment

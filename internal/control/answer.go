@@ -10,6 +10,7 @@ import (
 
 	"weir/internal/ledger"
 	"weir/schemas/ratecard"
+	"weir/topup"
 )
 
 // handler answers a request, or returns an error for the one place that turns
@@ -62,6 +63,14 @@ func (p *plane) fail(w http.ResponseWriter, r *http.Request, err error) {
 		known = &refusal{http.StatusConflict, "idempotency_conflict", "this Idempotency-Key was used with another body", 0}
 	case errors.Is(err, ledger.ErrCursor):
 		known = &refusal{http.StatusBadRequest, "invalid_request", "cursor: " + err.Error(), 0}
+	case errors.Is(err, topup.ErrEnded):
+		known = &refusal{http.StatusConflict, "topup_ended", "the purchase of this Idempotency-Key was given up before it had a page: send another key", 0}
+	case errors.Is(err, topup.ErrNotAccepted):
+		known = &refusal{http.StatusUnprocessableEntity, "stripe_refused", err.Error(), 0}
+	case errors.Is(err, topup.ErrUnavailable):
+		p.Log.Warn("stripe did not answer", "request_id", RequestID(r), "path", r.URL.Path, "err", err)
+		w.Header().Set("Retry-After", "5")
+		known = &refusal{http.StatusServiceUnavailable, "stripe_unavailable", "Stripe cannot be asked now; try again with the same Idempotency-Key", 0}
 	default:
 		if r.Context().Err() == nil { // else the client left
 			p.Log.Error("control request failed", "request_id", RequestID(r), "method", r.Method, "path", r.URL.Path, "error", err)

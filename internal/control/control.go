@@ -12,12 +12,14 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"log/slog"
+	"maps"
 	"net/http"
 	"path"
 	"strings"
 
 	"weir/internal/cards"
 	"weir/internal/ledger"
+	"weir/topup"
 )
 
 const (
@@ -39,6 +41,7 @@ type Options struct {
 	Pepper []byte // hashes API keys
 	// PrivateWebhooks lets webhooks go to http and to private addresses.
 	PrivateWebhooks bool
+	Topup           *topup.Topup // nil: no payment account, and what needs one is refused
 	Log             *slog.Logger // must not be nil
 	// Extra are more routes for the operator, by ServeMux pattern such as
 	// "GET /api/v1/tieout". They run behind the same authentication.
@@ -62,10 +65,15 @@ func New(o Options) http.Handler {
 	}
 	p := &plane{Options: o, token: sha256.Sum256([]byte(o.Token)), api: http.NewServeMux(), open: http.NewServeMux()}
 	if o.Ledger != nil {
-		for pattern, h := range p.routes() {
+		routes := p.routes()
+		maps.Copy(routes, p.fundingRoutes())
+		for pattern, h := range routes {
 			method, route, _ := strings.Cut(pattern, " ")
 			p.api.Handle(method+" "+root+route, p.answering(h))
 		}
+	}
+	if o.Topup != nil {
+		p.open.Handle("POST /webhooks/stripe", o.Topup.Webhook())
 	}
 	for pattern, h := range o.Extra {
 		p.api.Handle(pattern, h)

@@ -1,12 +1,14 @@
 package control
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"regexp"
 	"time"
 
 	"weir/internal/ledger"
+	"weir/schemas/money"
 )
 
 // identifier is the form of customer ids and plans: safe in a path, in a Kafka
@@ -98,6 +100,9 @@ func (p *plane) updateCustomer(w http.ResponseWriter, r *http.Request) error {
 		Status *string         `json:"status"`
 		Plan   *string         `json:"plan"`
 		Limits json.RawMessage `json:"limits"`
+
+		Overdraft  json.RawMessage `json:"overdraft"`
+		LowBalance json.RawMessage `json:"low_balance"`
 	}
 	body, err := readBody(w, r, bodyMax)
 	if err == nil {
@@ -107,8 +112,8 @@ func (p *plane) updateCustomer(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	switch {
-	case in.Status == nil && in.Plan == nil && in.Limits == nil:
-		return invalid("nothing to change: send status, plan or limits")
+	case in.Status == nil && in.Plan == nil && in.Limits == nil && in.Overdraft == nil && in.LowBalance == nil:
+		return invalid("nothing to change: send status, plan, limits, overdraft or low_balance")
 	case in.Status != nil && *in.Status != ledger.Active && *in.Status != ledger.Frozen:
 		return refuse(http.StatusUnprocessableEntity, "invalid_status", "status: %q is neither active nor frozen", *in.Status)
 	case in.Plan != nil && *in.Plan != "" && !identifier.MatchString(*in.Plan):
@@ -118,11 +123,61 @@ func (p *plane) updateCustomer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	set, err := readWalletChange(in.Overdraft, in.LowBalance)
+	if err != nil {
+		return err
+	}
 	return p.apply(w, r, change{body: body}, func(tx *ledger.Tx) (int, any, error) {
 		c, err := tx.UpdateCustomer(r.Context(), r.PathValue("id"), in.Status, in.Plan)
 		if err == nil && in.Limits != nil {
 			c, err = tx.LimitCustomer(r.Context(), c.ID, limit)
 		}
+		if err == nil {
+			err = set(r.Context(), tx, c.ID)
+		}
 		return http.StatusOK, viewCustomer(c), err
 	})
+}
+
+// lowBalanceMax is how many balances of a wallet can be watched.
+const lowBalanceMax = 5
+
+// readWalletChange reads what a body sets of a customer's wallet, null being
+// none, and returns what does it.
+func readWalletChange(lent, watched json.RawMessage) (func(context.Context, *ledger.Tx, string) error, error) {
+	var overdraft money.Nano
+	var low []money.Nano
+	var err error
+	if named(lent) {
+		if overdraft, err = readDollars("overdraft", lent); err != nil {
+			return nil, err
+		}
+	}
+	if named(watched) {
+		var list []json.RawMessage
+		if err := json.Unmarshal(watched, &list); err != nil || len(list) > lowBalanceMax {
+			return nil, refuse(http.StatusUnprocessableEntity, "invalid_amount", "low_balance: want a list of at most %d balances", lowBalanceMax)
+		}
+		for _, raw := range list {
+			balance, err := readDollars("low_balance", raw)
+			if err == nil && balance == 0 {
+				err = refuse(http.StatusUnprocessableEntity, "invalid_amount", "low_balance: zero is told as wallet.depleted")
+			}
+			if err != nil {
+				return nil, err
+			}
+			low = append(low, balance)
+		}
+	}
+	return func(ctx context.Context, tx *ledger.Tx, customer string) error {
+		if lent != nil {
+			if _, err := tx.SetOverdraft(ctx, customer, overdraft); err != nil {
+				return err
+			}
+		}
+		if watched == nil {
+			return nil
+		}
+		return tx.SetLowBalance(ctx, customer, low)
+	}, nil
 }

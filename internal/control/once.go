@@ -16,6 +16,9 @@ import (
 // idempotencyKeyMax bounds the client's own name of a request.
 const idempotencyKeyMax = 255
 
+// replayedHeader marks an answer that was given before.
+const replayedHeader = "Idempotent-Replayed"
+
 // change is one request that changes the ledger.
 type change struct {
 	body     []byte
@@ -28,13 +31,9 @@ type change struct {
 // a repetition from that record. fn may run several times, and writes to
 // nothing but its transaction.
 func (p *plane) apply(w http.ResponseWriter, r *http.Request, c change, fn func(*ledger.Tx) (status int, answer any, err error)) error {
-	key := r.Header.Get("Idempotency-Key")
-	switch {
-	case key == "" && c.needsKey:
-		return refuse(http.StatusBadRequest, "idempotency_key_required",
-			"this request moves money: send an Idempotency-Key header, so that repeating it is safe")
-	case len(key) > idempotencyKeyMax || !printable(key):
-		return invalid("the Idempotency-Key must be at most %d printable ASCII characters", idempotencyKeyMax)
+	key, err := idempotencyKey(r, c.needsKey)
+	if err != nil {
+		return err
 	}
 	once := ledger.OnceKey{Key: key, Route: r.Method + " " + r.URL.Path, BodyHash: sha256.Sum256(c.body)}
 	sealed := c.secret && key != ""
@@ -61,10 +60,24 @@ func (p *plane) apply(w http.ResponseWriter, r *http.Request, c change, fn func(
 		c.then()
 	}
 	if replayed {
-		w.Header().Set("Idempotent-Replayed", "true")
+		w.Header().Set(replayedHeader, "true")
 	}
 	writeBody(w, stored.Status, stored.Body)
 	return nil
+}
+
+// idempotencyKey is the client's name of a request, "" if it gives none and
+// need not.
+func idempotencyKey(r *http.Request, needed bool) (string, error) {
+	key := r.Header.Get("Idempotency-Key")
+	switch {
+	case key == "" && needed:
+		return "", refuse(http.StatusBadRequest, "idempotency_key_required",
+			"this request moves money: send an Idempotency-Key header, so that repeating it is safe")
+	case len(key) > idempotencyKeyMax || !printable(key):
+		return "", invalid("the Idempotency-Key must be at most %d printable ASCII characters", idempotencyKeyMax)
+	}
+	return key, nil
 }
 
 func printable(s string) bool {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"time"
 
 	"weir/schemas/money"
 )
@@ -110,6 +111,7 @@ type ManifestSum struct {
 	Cost, Price money.Nano
 	Hash        uint64
 	Appended    bool
+	SettledAt   time.Time
 }
 
 // ManifestSums lists all batches that have events.
@@ -117,14 +119,16 @@ func (db *DB) ManifestSums(ctx context.Context) (list []ManifestSum, err error) 
 	err = db.view().each(ctx, func(r *sql.Rows) error {
 		var m ManifestSum
 		var hash string
-		if err := r.Scan(&m.ID, &m.Count, &m.Cost, &m.Price, &hash, &m.Appended); err != nil {
+		var at int64
+		if err := r.Scan(&m.ID, &m.Count, &m.Cost, &m.Price, &hash, &m.Appended, &at); err != nil {
 			return err
 		}
+		m.SettledAt = moment(at)
 		var err error
 		m.Hash, err = strconv.ParseUint(hash, 16, 64)
 		list = append(list, m)
 		return err
-	}, "SELECT id, events, cost, price, hash, appended FROM manifest WHERE events > 0 ORDER BY id")
+	}, "SELECT id, events, cost, price, hash, appended, created_at FROM manifest WHERE events > 0 ORDER BY id")
 	if err != nil {
 		return nil, fmt.Errorf("cannot list manifests: %w", err)
 	}

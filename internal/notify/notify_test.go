@@ -246,7 +246,7 @@ func TestWorkersShare(t *testing.T) {
 		for _, db := range []*ledger.DB{r.db, ledgertest.Open(r.T, r.config)} {
 			n := r.over(db, true)
 			both.Go(func() {
-				for range 200 { // a lost race for a claim ends a turn
+				for !r.Failed() && len(p.all()) < len(ids) { // a lost race for a claim ends a turn
 					if err := n.Step(r.Context()); err != nil {
 						r.Error(err)
 					}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"net/http/httptest"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"weir/topup/stripefake"
+)
+
+const stripeSecret = "whsec_script"
+
+// stripeAccount gives a script a Stripe of its own at $STRIPE.
+func stripeAccount(env *testscript.Env) {
+	fake := stripefake.New(stripefake.Options{Secret: "sk_test_script", WebhookSecret: stripeSecret})
+	server := httptest.NewServer(fake)
+	env.Defer(func() {
+		fake.Close()
+		server.Close()
+	})
+	env.Values["stripe"] = fake
+	env.Setenv("STRIPE", server.URL)
+}
+
+// hooked makes Stripe send its events to the weir at $CONTROL.
+func hooked(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Value("stripe").(*stripefake.Server).SetWebhook("http://"+ts.Getenv("CONTROL")+"/webhooks/stripe", stripeSecret, "")
+}
+
+// pays CARD pays the page whose address the last command printed alone.
+func pays(ts *testscript.TestScript, _ bool, args []string) {
+	address := strings.TrimSpace(ts.ReadFile("stdout"))
+	session := regexp.MustCompile(`^http://127\.0\.0\.1:\d+/pay/(cs_\w+)\S*$`).FindStringSubmatch(address)
+	if session == nil {
+		ts.Fatalf("%q is not the address of a page", address)
+	}
+	status, err := ts.Value("stripe").(*stripefake.Server).Pay(session[1], args[0])
+	ts.Check(err)
+	ts.Logf("%s", status)
+}
+
+// creditTime is how long money that was paid may take to reach the wallet.
+const creditTime = 10 * time.Second
+
+// until REGEXP COMMAND… runs a command again until its output matches, and sets
+// FOUND to what the first group matched.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile(`(?m)` + args[0])
+	for deadline := time.Now().Add(creditTime); ; time.Sleep(20 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		if _, failed := err.(*exec.ExitError); err != nil && !failed {
+			ts.Check(err)
+		}
+		out := ts.ReadFile("stdout")
+		if found := want.FindStringSubmatch(out); found != nil {
+			ts.Setenv("FOUND", found[len(found)-1])
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no %s in\n%s", args[0], out)
+		}
+	}
+}
