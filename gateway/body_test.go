@@ -88,11 +88,12 @@ func TestSlowBodies(t *testing.T) {
 	const size = 150_000 // 3 s at 50 kB/s
 	body := padded(size)
 	honest, late, drops, silent := r.uploading(r.key, size), r.uploading(revoked, size), r.uploading(r.key, size), r.uploading(r.key, size)
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	cut := make(chan struct{})
+	go func() {
+		defer close(cut)
 		r.refused(drops.answer(t), 408, "invalid_request")
 		r.refused(silent.answer(t), 408, "invalid_request")
-	})
+	}()
 	const pieces = 60
 	for i := range pieces {
 		piece := body[i*size/pieces : (i+1)*size/pieces]
@@ -107,11 +108,16 @@ func TestSlowBodies(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second / pieces)
 	}
+	select {
+	case <-cut:
+	default:
+		t.Error("drops, or nothing, are waited for")
+	}
 	if a := honest.answer(t); a.status != 200 {
 		t.Errorf("%d %s at 50 kB/s", a.status, a.body)
 	}
 	r.refused(late.answer(t), 401, "invalid_key")
-	wg.Wait()
+	<-cut
 }
 
 // TestStopWhileABodyComes: a stop does not wait for what is still being sent.

@@ -310,10 +310,11 @@ func (r *rig) loseCharge(reached bool) {
 	if r.gate.arm(chargeStep, diesBefore); reached {
 		r.gate.arm(chargeStep, diesAfter)
 	}
-	if err := r.top.Step(r.ctx); err == nil || r.latest().State != ledger.TopupSubmitted {
-		r.Fatalf("the fault did not bite: %v, %+v", err, r.latest())
-	}
+	err := r.top.Step(r.ctx)
 	r.restart()
+	if row := r.latest(); err == nil || row.State != ledger.TopupSubmitted {
+		r.Fatalf("the fault did not bite: %v, %+v", err, row)
+	}
 }
 
 // TestOffMeansOff: a top-up whose outcome is unknown is not asked for again

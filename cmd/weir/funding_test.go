@@ -47,7 +47,7 @@ func pays(ts *testscript.TestScript, _ bool, args []string) {
 const creditTime = 10 * time.Second
 
 // until REGEXP COMMAND… runs a command again until its output matches, and sets
-// FOUND to what the first group matched.
+// FOUND to what a group of it matched.
 func until(ts *testscript.TestScript, _ bool, args []string) {
 	want := regexp.MustCompile(`(?m)` + args[0])
 	for deadline := time.Now().Add(creditTime); ; time.Sleep(20 * time.Millisecond) {
@@ -57,7 +57,9 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		out := ts.ReadFile("stdout")
 		if found := want.FindStringSubmatch(out); found != nil {
-			ts.Setenv("FOUND", found[len(found)-1])
+			if len(found) > 1 {
+				ts.Setenv("FOUND", found[1])
+			}
 			return
 		}
 		if time.Now().After(deadline) {

@@ -144,7 +144,11 @@ func Database(t testing.TB, server string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { // runs after the ledgers that the test opened are closed
-		if _, err := db.Exec("DROP DATABASE " + name); err != nil {
+		_, err := db.Exec("DROP DATABASE " + name)
+		for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			_, err = db.Exec("DROP DATABASE " + name) // the server ends closed connections a little later
+		}
+		if err != nil {
 			t.Error(err)
 		}
 		db.Close()
