@@ -28,7 +28,7 @@ func (t *Topup) workDue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return each(ctx, due, func(ctx context.Context, customer string) error {
+	return each(ctx, due, workAtOnce, func(ctx context.Context, customer string) error {
 		row, begun, err := t.begin(ctx, customer)
 		if err != nil || !begun {
 			return err

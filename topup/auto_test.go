@@ -2,6 +2,7 @@ package topup
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -307,8 +308,8 @@ func (r *rig) loseCharge(reached bool) {
 	r.Helper()
 	r.auto(ledger.AutoTopup{Threshold: 20 * dollar, Amount: 15 * dollar})
 	const chargeStep = 3 // the row, its move to submitted, the request
-	if r.gate.arm(chargeStep, diesBefore); reached {
-		r.gate.arm(chargeStep, diesAfter)
+	if r.gate.arm(chargeStep, dies); reached {
+		r.gate.arm(chargeStep, loses)
 	}
 	err := r.top.Step(r.ctx)
 	r.restart()
@@ -323,6 +324,7 @@ func TestOffMeansOff(t *testing.T) {
 	for _, reached := range []bool{false, true} {
 		r := newRig(t)
 		r.bought("k")
+		r.fake.SetWebhook("", "", "") // and no event tells
 		r.loseCharge(reached)
 		a := r.autoNow()
 		a.Enabled = false
@@ -336,6 +338,24 @@ func TestOffMeansOff(t *testing.T) {
 		}
 		r.audit(2 * dollar)
 	}
+}
+
+// TestAskedTwice: two workers may ask for the same charge at the same time.
+func TestAskedTwice(t *testing.T) {
+	r := newRig(t)
+	r.bought("k")
+	r.auto(ledger.AutoTopup{Threshold: 20 * dollar, Amount: 15 * dollar})
+	row, begun, err := r.top.begin(r.ctx, "acme")
+	if err != nil || !begun {
+		t.Fatal(begun, err)
+	}
+	r.must(r.top.charge(r.ctx, row))
+	row.State = ledger.TopupSubmitted // as the other worker has seen it
+	r.clock.advance(time.Second)
+	r.top.charge(r.ctx, row)
+	r.settle()
+	r.charges(2)
+	r.audit(2 * dollar)
 }
 
 // TestCardIsReplaced while the outcome of a charge is unknown: one of the two
@@ -397,4 +417,38 @@ func TestRun(t *testing.T) {
 	r.restart()
 	r.settle()
 	r.audit(2 * dollar)
+}
+
+// TestSlowCustomers: what Stripe takes its time for does not hold the others up.
+func TestSlowCustomers(t *testing.T) {
+	r := newRig(t)
+	r.bought("k")
+	const customers = 3
+	for i := range customers {
+		id := string(rune('a' + i))
+		r.write(func(tx *ledger.Tx) error { _, err := tx.CreateCustomer(r.ctx, ledger.Customer{ID: id}); return err })
+		own, err := r.top.payer(r.ctx, id)
+		r.must(err)
+		own.PaymentMethod, err = r.fake.SavedCard(own.StripeCustomer, "pm_card_visa")
+		r.must(err)
+		r.write(func(tx *ledger.Tx) error {
+			if err := tx.SetPayer(r.ctx, own); err != nil {
+				return err
+			}
+			return tx.SetAutoTopup(r.ctx, ledger.AutoTopup{Customer: id, Enabled: true, Threshold: dollar, Amount: 5 * dollar})
+		})
+	}
+	// All charges must be under way before the first is answered.
+	var asked sync.WaitGroup
+	asked.Add(customers)
+	handler := r.gate.Handler
+	r.gate.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodPost && req.URL.Path == "/v1/payment_intents" {
+			asked.Done()
+			asked.Wait()
+		}
+		handler.ServeHTTP(w, req)
+	})
+	r.must(r.top.workDue(r.ctx))
+	r.charges(1 + customers)
 }

@@ -125,7 +125,7 @@ func (t *Topup) workInbox(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return each(ctx, list, t.work)
+	return each(ctx, list, 1, t.work) // one by one: of two events of one object the later must look later
 }
 
 // work looks at what an event names. The books are brought to it before the
@@ -176,7 +176,7 @@ func (t *Topup) unknownFees(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return each(ctx, list, func(ctx context.Context, row ledger.Topup) error {
+	return each(ctx, list, workAtOnce, func(ctx context.Context, row ledger.Topup) error {
 		if row.PaymentIntent == "" {
 			return nil
 		}

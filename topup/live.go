@@ -22,7 +22,7 @@ func (t *Topup) workLive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return each(ctx, list, t.resume)
+	return each(ctx, list, workAtOnce, t.resume)
 }
 
 // resume takes up a top-up where it was left.

@@ -108,7 +108,7 @@ func (t *Topup) workRefunds(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return each(ctx, list, func(ctx context.Context, row ledger.Refund) error {
+	return each(ctx, list, workAtOnce, func(ctx context.Context, row ledger.Refund) error {
 		if row.StripeRefund == "" {
 			return t.sendRefund(ctx, row)
 		}

@@ -97,7 +97,7 @@ func TestRefundAfterTheKeyIsForgotten(t *testing.T) {
 	r := newRig(t)
 	row := r.bought("k")
 	r.must(r.refund("ref_1", row.ID, 5*dollar))
-	r.gate.arm(1, diesAfter)
+	r.gate.arm(1, loses)
 	r.top.Step(r.ctx)
 	r.clock.advance(25 * time.Hour)
 	r.restart()

@@ -82,52 +82,51 @@ func (l *lines) String() string {
 type fate int
 
 const (
-	passes     fate = iota
-	diesBefore      // the process ends before the step
-	diesAfter       // the step is done, the process ends before it learns so
+	passes fate = iota
+	dies        // the process ends before the step
+	loses       // the step is done, and the process, which goes on, is told of an error
 )
 
-var errCrash = errors.New("the process has ended")
+var errFault = errors.New("a fault of the test")
 
-// gate stands between a process and what is outside of it, and can end the
-// process at its n-th step: nothing gets through after that.
+// gate stands between a process and what is outside of it, and makes one fault
+// at its n-th step. Nothing gets through after the process has ended.
 type gate struct {
 	http.Handler
 	mu    sync.Mutex
 	steps int
-	at    int // the step that ends the process; 0 is none
+	at    int // the step of the fault; 0 is none
 	fate  fate
-	dead  bool
+	hit   bool               // the fault was made
 	kill  context.CancelFunc // of what the process is waiting for
 }
 
 func (g *gate) step() fate {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.dead {
-		return diesBefore
-	}
-	if g.steps++; g.steps != g.at {
+	switch g.steps++; {
+	case g.hit && g.fate == dies:
+		return dies
+	case g.steps != g.at:
 		return passes
 	}
-	g.dead = true
-	if g.fate == diesBefore {
+	if g.hit = true; g.fate == dies {
 		g.kill()
 	}
 	return g.fate
 }
 
-// arm lets a new process run until its n-th step.
+// arm makes a fault at the n-th step from now.
 func (g *gate) arm(n int, f fate) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.steps, g.at, g.fate, g.dead = 0, n, f, false
+	g.steps, g.at, g.fate, g.hit = 0, n, f, false
 }
 
-func (g *gate) isDead() bool {
+func (g *gate) wasHit() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.dead
+	return g.hit
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -136,9 +135,8 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case passes:
 		g.Handler.ServeHTTP(w, r)
 		return
-	case diesAfter:
+	case loses:
 		g.Handler.ServeHTTP(httptest.NewRecorder(), r)
-		g.kill()
 	}
 	w.Header().Set("Content-Length", "9") // cut off amid the answer: the client does not ask again by itself
 	w.WriteHeader(http.StatusOK)
@@ -198,14 +196,10 @@ func (r *rig) process(stripe string) *Topup {
 	top.stripe = newClient(apiKey, stripe, 0) // to repeat at once costs half a second, and hides answers that are lost
 	top.tx = func(ctx context.Context, fn func(*ledger.Tx) error) error {
 		switch r.gate.step() {
-		case diesBefore:
-			return errCrash
-		case diesAfter:
-			if err := r.db.Tx(ctx, fn); err != nil {
-				return err
-			}
-			r.gate.kill()
-			return errCrash
+		case dies:
+			return errFault
+		case loses:
+			return errors.Join(r.db.Tx(ctx, fn), errFault)
 		}
 		return r.db.Tx(ctx, fn)
 	}

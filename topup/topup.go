@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +42,9 @@ const (
 	pollEvery = 15 * time.Minute
 	// workMax bounds what one turn of the worker takes on.
 	workMax = 100
+	// workAtOnce is on how many top-ups it works at the same time: a slow answer
+	// about one is not waited for by the others, and Stripe takes far more.
+	workAtOnce = 8
 )
 
 // The errors that callers can tell apart, beside those of the ledger.
@@ -95,7 +99,7 @@ func New(o Options) (*Topup, error) {
 	}
 	t := &Topup{Options: o, stripe: newClient(o.SecretKey, o.APIBase, askRetries), kick: make(chan struct{}, 1), tx: o.Ledger.Tx,
 		live: strings.HasPrefix(o.SecretKey, "sk_live_") || strings.HasPrefix(o.SecretKey, "rk_live_")}
-	t.metrics = newMetrics(o.Registry)
+	t.metrics = newMetrics(o.Registry, o.Ledger.StripeInbox, o.Now)
 	return t, nil
 }
 
@@ -168,15 +172,22 @@ func CheckAmount(n money.Nano) string {
 	return ""
 }
 
-// each works on a list item by item: one that fails does not keep the others
-// back, and one that another worker has taken on is no failure.
-func each[T any](ctx context.Context, list []T, work func(context.Context, T) error) error {
-	var errs []error
-	for _, item := range list {
+// each works on a list, on so many items at once: one that fails does not keep
+// the others back, and one that another worker has taken on is no failure.
+func each[T any](ctx context.Context, list []T, atOnce int, work func(context.Context, T) error) error {
+	errs := make([]error, len(list))
+	slots := make(chan struct{}, atOnce)
+	var running sync.WaitGroup
+	for i, item := range list {
+		slots <- struct{}{}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			break
 		}
-		errs = append(errs, ended(work(ctx, item)))
+		running.Go(func() {
+			errs[i] = ended(work(ctx, item))
+			<-slots
+		})
 	}
+	running.Wait()
 	return errors.Join(errs...)
 }

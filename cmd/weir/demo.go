@@ -14,10 +14,11 @@ import (
 )
 
 // demoVerb shows weir at work on traffic of its own.
-var demoVerb = cli.Verb{Name: "demo", Does: "see it work: a stand-in provider, traffic, margins, tie-out; no server or account needed",
+var demoVerb = cli.Verb{Name: "demo", Does: "see it work: stand-ins for providers and Stripe, traffic, margins, tie-out; no server or account needed",
 	Flags: []cli.Flag{
 		{Name: "requests", Value: "N", Does: fmt.Sprintf("how many requests to send; %d", demo.RequestsDefault)},
 		{Name: "seed", Value: "S", Does: "decides what is asked; 1"},
+		{Name: "month", Does: "instead: a month of 100 sessions for each of two customers, and what Stripe's fees leave of its margin"},
 		{Name: "exit", Does: "end after the comparison, with 3 on any difference, instead of serving until Ctrl-C"},
 	}, Run: runDemo}
 
@@ -30,7 +31,11 @@ func runDemo(ctx context.Context, c *cli.Call) error {
 	if err != nil {
 		return cli.Usage(fmt.Errorf("--seed: %q is no whole number", c.Flag("seed")))
 	}
-	err = demo.Run(ctx, demo.Options{Requests: requests, Seed: seed, Exit: c.Flag("exit") != "", Library: libraryOf(c.Env),
+	month := c.Flag("month") != ""
+	if month && (c.Flag("requests") != "" || c.Flag("seed") != "") {
+		return cli.Usage(errors.New("--month has requests of its own: leave --requests and --seed out"))
+	}
+	err = demo.Run(ctx, demo.Options{Requests: requests, Seed: seed, Month: month, Exit: c.Flag("exit") != "", Library: libraryOf(c.Env),
 		Program: os.Args[0], Out: c.Stdout})
 	if errors.Is(err, demo.ErrDiffers) {
 		return fmt.Errorf("%w: %w", cli.ErrBroken, err)

@@ -4,6 +4,7 @@ import (
 	"net/http/httptest"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,14 +27,37 @@ func stripeAccount(env *testscript.Env) {
 	env.Setenv("STRIPE", server.URL)
 }
 
-// hooked makes Stripe send its events to the weir at $CONTROL.
-func hooked(ts *testscript.TestScript, _ bool, _ []string) {
-	ts.Value("stripe").(*stripefake.Server).SetWebhook("http://"+ts.Getenv("CONTROL")+"/webhooks/stripe", stripeSecret, "")
+// slowCharge is how long a slow charge takes: long enough to end a process amid it.
+const slowCharge = 300 * time.Millisecond
+
+// stripe hooked makes Stripe send its events to the weir at $CONTROL, stripe
+// slow makes charges take a while, and stripe charges N fails unless there were N.
+func stripe(ts *testscript.TestScript, _ bool, args []string) {
+	fake := ts.Value("stripe").(*stripefake.Server)
+	switch args[0] {
+	case "hooked":
+		fake.SetWebhook("http://"+ts.Getenv("CONTROL")+"/webhooks/stripe", stripeSecret, "")
+	case "slow":
+		fake.Inject(stripefake.Fault{Match: "POST /v1/payment_intents", Count: 1, Delay: slowCharge, Slow: true})
+	case "charges":
+		if made := fake.Log().Charges; strconv.Itoa(len(made)) != args[1] {
+			ts.Fatalf("%d charges: %+v", len(made), made)
+		}
+	default:
+		ts.Fatalf("stripe does not know %q", args[0])
+	}
 }
 
-// pays CARD pays the page whose address the last command printed alone.
+// killed ends what runs in the background with kill -9.
+func killed(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Kill())
+	}
+}
+
+// pays CARD FILE pays the page whose address is all of a file, or of stdout.
 func pays(ts *testscript.TestScript, _ bool, args []string) {
-	address := strings.TrimSpace(ts.ReadFile("stdout"))
+	address := strings.TrimSpace(ts.ReadFile(args[1]))
 	session := regexp.MustCompile(`^http://127\.0\.0\.1:\d+/pay/(cs_\w+)\S*$`).FindStringSubmatch(address)
 	if session == nil {
 		ts.Fatalf("%q is not the address of a page", address)

@@ -46,7 +46,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "ready": ready, "terminate": terminate,
 			"keepkey": keepkey, "post": post, "told": told, "keepid": keepid, "delivered": delivered,
-			"hooked": hooked, "pays": pays, "until": until},
+			"stripe": stripe, "pays": pays, "killed": killed, "until": until},
 		Condition: func(name string) (bool, error) {
 			return name == "chdb" && len(libraries) > 0, nil
 		},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"weir/internal/config"
@@ -25,7 +26,7 @@ func fundingVerbs() []Verb {
 		clientVerb("wallet auto-topup", "ID", "charge the saved card when the balance is low", autoTopup,
 			Flag{"threshold", "AMOUNT", "the balance below which"}, Flag{"amount", "AMOUNT", "what to charge, or"},
 			Flag{"recharge-to", "AMOUNT", "the balance to reach"}, Flag{"cap-per-day", "AMOUNT", "the most a UTC day"},
-			Flag{"cap-per-month", "AMOUNT", "the most a UTC month"}, Flag{"off", "", "turn it off; without flags it is shown"}),
+			Flag{"cap-per-month", "AMOUNT", "the most a UTC month"}, Flag{"min-interval", "SECONDS", "the least time between two; else 60"}, Flag{"off", "", "turn it off; without flags it is shown"}),
 		clientVerb("wallet topups", "ID", "list what a customer paid", listTopups, pageFlags...),
 		clientVerb("wallet lots", "ID", "list what a wallet's money consists of, in the order in which it is used", listLots),
 		clientVerb("topup refund", "TOPUP [AMOUNT]", "give unspent money of a top-up back; without AMOUNT all that is left", refundTopup,
@@ -84,6 +85,13 @@ func autoTopup(ctx context.Context, c *Call) error {
 		if text := c.Flag(name); text != "" {
 			body[strings.ReplaceAll(name, "-", "_")] = text
 		}
+	}
+	if text := c.Flag("min-interval"); text != "" {
+		seconds, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return Usage(fmt.Errorf("--min-interval: %q is not a whole number of seconds", text))
+		}
+		body["min_interval_seconds"] = seconds
 	}
 	ask := request{method: http.MethodGet, path: c.wallet("/auto-topup")}
 	if off := c.Flag("off") != ""; off || len(body) > 0 {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 )
 
 // noLimit is the value of a limit's flag that removes the limit.
@@ -18,6 +19,26 @@ var limitFlags = []Flag{
 	{"tpm", "N", "tokens a minute, or " + noLimit},
 	{"spend-per-day", "AMOUNT", "dollars a UTC day, or " + noLimit},
 	{"spend-per-month", "AMOUNT", "dollars a UTC month, or " + noLimit},
+}
+
+// walletFlags are what can be set of a customer's wallet.
+var walletFlags = []Flag{
+	{"overdraft", "AMOUNT", "what its balance may go below zero by, or " + noLimit},
+	{"low-balance", "A,B", "up to five balances below which the platform is told, or " + noLimit},
+}
+
+// addWallet puts what walletFlags name into a body.
+func (c *Call) addWallet(body map[string]any) {
+	if text, given := c.flags["overdraft"]; given {
+		if body["overdraft"] = text; text == noLimit {
+			body["overdraft"] = nil
+		}
+	}
+	if text, given := c.flags["low-balance"]; given {
+		if body["low_balance"] = strings.Split(text, ","); text == noLimit {
+			body["low_balance"] = nil
+		}
+	}
 }
 
 // addLimits puts the limits that flags name into a body.

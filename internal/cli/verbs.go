@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -31,10 +32,11 @@ func Clients() []Verb {
 		verb("customer create", "ID", "add a customer and its empty wallet", createCustomer,
 			append([]Flag{{"name", "NAME", "for people"}, plan}, limitFlags...)...),
 		verb("customer list", "", "list customers", listCustomers, pageFlags...),
-		verb("customer update", "ID", "freeze or unfreeze a customer, or change its plan or limits", updateCustomer,
-			append([]Flag{{"status", "active|frozen", "a frozen wallet serves no request"}, plan}, limitFlags...)...),
+		verb("customer update", "ID", "freeze or unfreeze a customer, or change its plan, wallet or limits", updateCustomer,
+			slices.Concat([]Flag{{"status", "active|frozen", "a frozen wallet serves no request"}, plan}, walletFlags, limitFlags)...),
 		verb("wallet show", "ID", "show a customer's wallet", showWallet),
-		verb("wallet credit", "ID AMOUNT", "add money to a wallet", moveMoney("credits"), reason, kind, repeat),
+		verb("wallet credit", "ID AMOUNT", "add money to a wallet", moveMoney("credits"), reason, kind, repeat,
+			Flag{"expires", "TIME", "RFC 3339: what is left then is taken back"}, Flag{"priority", "N", "1 to 100: the lower is used up first"}),
 		verb("wallet debit", "ID AMOUNT", "take money from a wallet", moveMoney("debits"), reason, kind, repeat),
 		verb("key create", "[ID]", "make an API key and print it, once", createKey, append([]Flag{{"name", "NAME", "for people"},
 			{"operator", "", "instead of a customer's: a key that names the wallet in each request"},
@@ -87,6 +89,7 @@ func updateCustomer(ctx context.Context, c *Call) error {
 			body[name] = text
 		}
 	}
+	c.addWallet(body)
 	if err := c.addLimits(body); err != nil {
 		return err
 	}
@@ -112,9 +115,19 @@ func moveMoney(route string) func(context.Context, *Call) error {
 		if c.Flag("reason") == "" {
 			return Usage(errors.New("--reason is needed: say why, for whoever reads the books"))
 		}
-		body := map[string]string{"amount": c.Args[1], "reason": c.Flag("reason")}
+		body := map[string]any{"amount": c.Args[1], "reason": c.Flag("reason")}
 		if kind := c.Flag("kind"); kind != "" {
 			body["kind"] = kind
+		}
+		if at := c.Flag("expires"); at != "" {
+			body["expires_at"] = at
+		}
+		if text := c.Flag("priority"); text != "" {
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				return Usage(fmt.Errorf("--priority: %q is not a whole number", text))
+			}
+			body["priority"] = n
 		}
 		once := c.once()
 		var answer struct{ Wallet row }

@@ -42,13 +42,19 @@ func (r refused) Error() string { return r.text }
 
 // api asks the control plane. A body makes it a POST that happens once.
 func (b *books) api(ctx context.Context, path string, body, out any) error {
-	method, text := http.MethodGet, []byte(nil)
+	if body != nil {
+		return b.ask(ctx, http.MethodPost, path, body, out)
+	}
+	return b.ask(ctx, http.MethodGet, path, nil, out)
+}
+
+func (b *books) ask(ctx context.Context, method, path string, body, out any) error {
+	var text []byte
 	if body != nil {
 		var err error
 		if text, err = json.Marshal(body); err != nil {
 			return err
 		}
-		method = http.MethodPost
 	}
 	r, err := http.NewRequestWithContext(ctx, method, b.control+"/api/v1"+path, bytes.NewReader(text))
 	if err != nil {
@@ -92,19 +98,63 @@ func call(r *http.Request) ([]byte, error) {
 	return nil, refused{fmt.Sprintf("status %d: %s", resp.StatusCode, bytes.TrimSpace(body))}
 }
 
-// fund makes a customer, its credit and its key.
-func (b *books) fund(ctx context.Context, c *customer) error {
+// pages reads a whole list.
+func pages[T any](ctx context.Context, b *books, path string) (list []T, err error) {
+	var page struct {
+		Data []T     `json:"data"`
+		Next *string `json:"next_cursor"`
+	}
+	query := url.Values{"limit": {strconv.Itoa(pageRows)}}
+	for {
+		page.Data, page.Next = nil, nil
+		if err := b.api(ctx, path+"?"+query.Encode(), nil, &page); err != nil {
+			return nil, err
+		}
+		if list = append(list, page.Data...); page.Next == nil {
+			return list, nil
+		}
+		query.Set("cursor", *page.Next)
+	}
+}
+
+// wait asks until it is so. That it does not come to be so is no error: what there is then shows
+// as a difference.
+func wait(ctx context.Context, so func() (bool, error)) error {
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	for deadline := time.Now().Add(settleWait); ; {
+		if done, err := so(); err != nil || done || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// enroll makes a customer, its key, and the credit that the operator gives it.
+func (b *books) enroll(ctx context.Context, c *customer) error {
 	var ignored json.RawMessage
 	path := "/customers/" + c.id
 	if err := b.api(ctx, "/customers", map[string]string{"id": c.id, "name": c.name}, &ignored); err != nil {
 		return err
 	}
-	for _, credit := range []struct{ amount, kind string }{{c.paid, "paid"}, {c.promo, "promo"}} {
-		if credit.amount == "" {
+	for _, credit := range []struct {
+		amount money.Nano
+		kind   string
+	}{{c.paid, "paid"}, {c.promo, "promo"}} {
+		if c.byCard || credit.amount == 0 {
 			continue
 		}
-		body := map[string]string{"amount": credit.amount, "reason": "demo", "kind": credit.kind}
+		body := map[string]any{"amount": credit.amount, "reason": "demo", "kind": credit.kind}
 		if err := b.api(ctx, path+"/credits", body, &ignored); err != nil {
+			return err
+		}
+	}
+	if c.overdraft != 0 {
+		if err := b.ask(ctx, http.MethodPatch, path, map[string]any{"overdraft": c.overdraft}, &ignored); err != nil {
 			return err
 		}
 	}
@@ -223,6 +273,8 @@ type margin struct {
 	Price    money.Nano  `json:"price"`
 	Margin   money.Nano  `json:"margin"`
 	Percent  json.Number `json:"margin_percent"` // the API's; "" where the price is 0
+	Fees     money.Nano  `json:"fees"`           // of payments, in the net report alone
+	Net      money.Nano  `json:"net"`
 }
 
 // name is what the row is about.
@@ -284,16 +336,9 @@ func (b *books) tieOut(ctx context.Context, events int) (tied tieOut, err error)
 	if b.sql != "" {
 		return tied, b.api(ctx, "/tieout?wait="+settleWait.String(), nil, &tied)
 	}
-	tick := time.NewTicker(settlePoll)
-	defer tick.Stop()
-	for deadline := time.Now().Add(settleWait); ; {
-		if err := b.api(ctx, "/tieout", nil, &tied); err != nil || tied.Events.Count >= events || time.Now().After(deadline) {
-			return tied, err
-		}
-		select {
-		case <-ctx.Done():
-			return tied, ctx.Err()
-		case <-tick.C:
-		}
-	}
+	err = wait(ctx, func() (bool, error) {
+		err := b.api(ctx, "/tieout", nil, &tied)
+		return tied.Events.Count >= events, err
+	})
+	return tied, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"weir/internal/standin"
 	"weir/schemas/money"
+	"weir/topup/stripefake"
 )
 
 // facts are what the parties say of the run: the provider stand-in's own log of what it served,
@@ -22,6 +23,10 @@ type facts struct {
 	served    []standin.Line
 	wallets   []wallet
 	tied      tieOut
+
+	charges []stripefake.ChargeMade // by the payment stand-in's own log
+	topups  []topup
+	entries map[string][]entry // by customer, oldest first
 
 	// The rest comes from the columnar store; hasSQL tells whether there is one.
 	hasSQL              bool
@@ -69,6 +74,7 @@ func (f *facts) check() []string {
 	}
 	c.checkPrices()
 	c.checkWallets()
+	c.checkFunding()
 	if f.hasSQL {
 		customer := func(o *owed) string { return f.customers[o.exchange.customer].id }
 		model := func(o *owed) string { return o.exchange.full() }
@@ -256,10 +262,6 @@ func (c *checker) checkPrices() {
 
 // checkWallets: a wallet lost what its requests cost the customer, and no more.
 func (c *checker) checkWallets() {
-	spent := map[string]money.Nano{}
-	for _, o := range c.owed {
-		spent[c.customers[o.exchange.customer].id] += o.price
-	}
 	for i := range c.customers {
 		customer := &c.customers[i]
 		at := slices.IndexFunc(c.wallets, func(w wallet) bool { return w.Customer == customer.id })
@@ -268,24 +270,14 @@ func (c *checker) checkWallets() {
 			continue
 		}
 		w := &c.wallets[at]
-		credit, err := customer.credit()
-		if err != nil {
-			c.differ("%s: %v", customer.id, err)
+		credit := customer.given()
+		if n := c.rechargesDue(customer); n > 0 {
+			credit += money.Nano(n) * customer.auto.by
 		}
 		same(c, "the wallet of "+customer.id+", credited", credit, w.Credited)
-		same(c, "the wallet of "+customer.id+", balance", credit-spent[customer.id], w.Balance)
+		same(c, "the wallet of "+customer.id+", balance", credit-c.spent(customer), w.Balance)
 		same(c, "the wallet of "+customer.id+", receivable", 0, w.Receivable)
 	}
-}
-
-// credit is what was given to the customer.
-func (c *customer) credit() (money.Nano, error) {
-	paid, err := money.ParseNano(c.paid)
-	if err != nil || c.promo == "" {
-		return paid, err
-	}
-	promo, err := money.ParseNano(c.promo)
-	return paid + promo, err
 }
 
 // checkMargins: a report's rows are the sums of what is owed, grouped by key.

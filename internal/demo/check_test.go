@@ -3,9 +3,11 @@ package demo
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"weir/internal/standin"
 	"weir/schemas/money"
+	"weir/topup/stripefake"
 )
 
 // story is one request of the honest books below. Its amounts were worked out by hand from the
@@ -45,6 +47,7 @@ func honest(t *testing.T) *facts {
 		t.Fatal(err)
 	}
 	f := &facts{card: card, customers: newCustomers(), hasSQL: true}
+	f.customers[0].auto = &recharge{below: 9_990_000_000, by: 10 * money.Dollar} // its requests below cost more than a cent
 	sum := sums{}
 	customers, models := map[string]margin{}, map[string]margin{}
 	for i, s := range stories {
@@ -97,7 +100,8 @@ func (f *facts) fill(sum sums, customers, models map[string]margin) {
 	for _, m := range models {
 		f.byModel.Rows, f.modelView = append(f.byModel.Rows, m), append(f.modelView, m)
 	}
-	credits := map[string]money.Nano{"acme": 1000, "birch": 500, "cobalt": 275, "dune": 250, "ember": 250}
+	f.pay()
+	credits := map[string]money.Nano{"acme": 20, "birch": 500, "cobalt": 275, "dune": 250, "ember": 250}
 	for _, c := range f.customers {
 		w := wallet{Customer: c.id, Credited: credits[c.id] * money.Dollar}
 		if c.runsDry {
@@ -106,6 +110,26 @@ func (f *facts) fill(sum sums, customers, models map[string]margin) {
 		w.Balance = w.Credited - customers[c.id].Price
 		f.wallets = append(f.wallets, w)
 	}
+}
+
+// pay fills in what was paid, in dollars, and how.
+func (f *facts) pay() {
+	f.entries = map[string][]entry{"fjord": {{Kind: "credit", Amount: 50_000_000, Reference: "demo"}}}
+	for _, p := range []struct {
+		customer, kind string
+		amount, bonus  money.Nano
+	}{{"acme", "checkout", 10, 0}, {"acme", "auto", 10, 0}, {"birch", "checkout", 500, 0}, {"cobalt", "checkout", 250, 25}, {"dune", "", 250, 0}, {"ember", "", 250, 0}} {
+		id := "demo"
+		if p.kind != "" {
+			id = "tup_" + p.kind + "_" + p.customer
+			f.topups = append(f.topups, topup{ID: id, Customer: p.customer, Kind: p.kind, State: "succeeded", Amount: p.amount * money.Dollar, PaymentIntent: "pi_" + id})
+			f.charges = append(f.charges, stripefake.ChargeMade{ID: "ch_" + id, PaymentIntent: "pi_" + id, Amount: int64(p.amount) * 100, Metadata: map[string]string{"weir_topup": id}})
+		}
+		for _, amount := range []money.Nano{p.amount, p.bonus} {
+			f.entries[p.customer] = append(f.entries[p.customer], entry{Kind: "credit", Amount: amount * money.Dollar, Reference: id})
+		}
+	}
+	f.topups = append(f.topups, topup{ID: "tup_given_up", Customer: "birch", Kind: "checkout", State: "canceled"})
 }
 
 // last is the end of the last request that reached the provider.
@@ -124,7 +148,6 @@ var plants = []struct {
 	{"another model asked", func(f *facts) { f.served[1].Model = "gpt-4" }, "r0, the model that the provider"},
 	{"streamed unasked", func(f *facts) { f.served[1].Stream = true }, "r0, streamed by the provider"},
 	{"a model without price", func(f *facts) { delete(f.card.Models, "openai/gpt-4o") }, "r0: the demo's rate card has no model openai/gpt-4o"},
-	{"a credit that is no amount", func(f *facts) { f.customers[0].paid = "1k" }, `acme: "1k"`},
 	{"served and nobody asked", func(f *facts) { f.exchanges = f.exchanges[1:] }, "r0 reached the provider, and nobody sent it"},
 	{"two answers of one id", func(f *facts) { f.exchanges[6].id = "r0" }, "two answers carry the request id r0"},
 	{"served twice", func(f *facts) { f.served[last].RequestID = "r0" }, "r0 reached the provider twice"},
@@ -151,6 +174,17 @@ var plants = []struct {
 	{"a balance", func(f *facts) { f.wallets[0].Balance-- }, "wallet of acme, balance"},
 	{"a credit", func(f *facts) { f.wallets[2].Credited++ }, "wallet of cobalt, credited"},
 	{"a debt", func(f *facts) { f.wallets[5].Receivable = 1 }, "wallet of fjord, receivable"},
+	{"charged twice", func(f *facts) { f.charges = append(f.charges, f.charges[1]) }, `top-up "tup_auto_acme" was charged twice`},
+	{"charged for nothing", func(f *facts) { f.charges[0].Metadata["weir_topup"] = "x" }, `ch_tup_checkout_acme is of top-up "x", which weir does not know`},
+	{"nobody charged", func(f *facts) { f.charges = f.charges[1:] }, "tup_checkout_acme of acme succeeded, and nobody was charged"},
+	{"charged and not told", func(f *facts) { f.topups[0].State = "submitted" }, "tup_checkout_acme of acme, state: expected succeeded, found submitted"},
+	{"a cent more charged", func(f *facts) { f.charges[2].Amount++ }, "of birch, amount: expected 500.01"},
+	{"another payment", func(f *facts) { f.charges[2].PaymentIntent = "pi_x" }, "of birch, its payment: expected pi_x"},
+	{"credited twice", func(f *facts) { f.entries["acme"] = append(f.entries["acme"], f.entries["acme"][2]) }, "tup_auto_acme of acme, credited: expected 10.00, found 20.00"},
+	{"no bonus", func(f *facts) { f.entries["cobalt"] = f.entries["cobalt"][:1] }, "of cobalt, credited: expected 275.00, found 250.00"},
+	{"a gift", func(f *facts) { f.entries["dune"] = append(f.entries["dune"], entry{Kind: "credit", Amount: 1}) }, "dune, credited by the operator"},
+	{"topped up without reason", func(f *facts) { f.customers[0].auto.below = 9_980_000_000 }, "acme, payments on a page and automatic ones: expected {1 0}, found {1 1}"},
+	{"left below its threshold", func(f *facts) { f.customers[0].auto.below = 20 * money.Dollar }, "acme, payments on a page and automatic ones: expected {1 2}, found {1 1}"},
 	{"no wallet", func(f *facts) { f.wallets = f.wallets[1:] }, "acme has no wallet"},
 	{"a report's count", func(f *facts) { f.byCustomer.Rows[0].Requests++ }, "report by customer"},
 	{"a report's cost", func(f *facts) { f.byModel.Rows[0].Cost++ }, "report by model"},
@@ -202,5 +236,23 @@ func TestCheckWithoutSQL(t *testing.T) {
 	f.wallets[1].Balance--
 	if found := f.check(); len(found) != 1 {
 		t.Errorf("want one difference, found:\n%s", strings.Join(found, "\n"))
+	}
+}
+
+// TestRecharges: a top-up takes from the usage that made the wallet low, not from later usage.
+func TestRecharges(t *testing.T) {
+	f := honest(t)
+	at := func(ms int) time.Time { return time.UnixMilli(int64(ms)) }
+	f.entries["acme"] = []entry{
+		{Time: at(0), Kind: "credit", Amount: 10 * money.Dollar, Reference: "tup_checkout_acme"},
+		{Time: at(100), Kind: "usage", Amount: -10_000_000}, // $9.99 is not below $9.99
+		{Time: at(200), Kind: "usage", Amount: -1},
+		{Time: at(300), Kind: "usage", Amount: -1},
+		{Time: at(700), Kind: "credit", Amount: 10 * money.Dollar, Reference: "tup_auto_acme"},
+		{Time: at(900), Kind: "usage", Amount: -1},
+	}
+	took, last := f.recharges(&f.customers[0])
+	if len(took) != 1 || took[0] != 500*time.Millisecond || !last.Equal(at(700)) {
+		t.Errorf("took %v, the last at %v", took, last)
 	}
 }

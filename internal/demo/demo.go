@@ -1,7 +1,7 @@
-// Package demo shows weir at work without a server or an account: it starts a provider stand-in
-// and a whole weir in this process, sends realistic traffic of a few customers through them over
-// HTTP, and then compares, request by request, what the provider served with what weir's API, SQL
-// and wallets say.
+// Package demo shows weir at work without a server or an account: it starts stand-ins for the
+// providers and for Stripe and a whole weir in this process, lets a few customers pay, sends their
+// traffic through over HTTP, and then compares, request by request and charge by charge, what the
+// stand-ins served and took with what weir's API, SQL and wallets say.
 package demo
 
 import (
@@ -43,6 +43,7 @@ var (
 type Options struct {
 	Requests int
 	Seed     uint64 // decides what is asked
+	Month    bool   // the worked month instead: requests of its own, for which Requests and Seed are nothing
 	Exit     bool   // end after the comparison instead of serving on
 	Library  string // libchdb.so; "" looks in the usual places
 	Program  string // how the user calls weir, for the commands to try
@@ -56,18 +57,26 @@ type demo struct {
 	began     time.Time
 	log       *os.File
 	standin   *standin.Server
+	stripe    *stripe
 	at        app.Addresses
 	stop      context.CancelFunc // stops weir
 	ended     chan struct{}      // closed when weir has ended
 	weirErr   error              // why it ended, once it has
 	books     books
 	customers []customer
+	requests  []request
 }
 
 // Run runs the demo until it has compared everything (Exit) or ctx ends. Errors: ErrDiffers, with
 // Exit also ErrIncomplete, and what kept it from running.
 func Run(ctx context.Context, o Options) (err error) {
-	d := &demo{Options: o, began: time.Now(), customers: newCustomers()}
+	d := &demo{Options: o, began: time.Now()}
+	if o.Month {
+		d.customers, d.requests = monthCustomers(), monthRequests()
+	} else {
+		d.customers = newCustomers()
+		d.requests = makeRequests(o.Requests, o.Seed, len(d.customers))
+	}
 	if d.dir, err = os.MkdirTemp("", "weir-demo-"); err != nil {
 		return fmt.Errorf("cannot make a directory for the demo: %w", err)
 	}
@@ -84,6 +93,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	verdict := d.tell(f)
+	if verdict == nil && o.Month {
+		verdict = d.tellMonth(ctx, f)
+	}
 	if o.Exit {
 		return verdict
 	}
@@ -107,10 +119,13 @@ func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 func (d *demo) dataDir() string { return d.path("data") }
 
 func (d *demo) introduce() {
-	d.printf("weir demo: a whole weir in this process, and a stand-in for OpenAI and Anthropic behind it.\n\n")
+	d.printf("weir demo: a whole weir in this process, and stand-ins for OpenAI, Anthropic and Stripe behind it.\n\n")
+	prices := "3 × cost; gpt-4o-mini half its cost, for a loss of at most $5 a day; birch its own for claude-sonnet-4-5"
+	if d.Month {
+		prices = "3 × cost: 2,000 tokens to gpt-4o and 1,000 from it cost $0.015, and the customer pays $0.045"
+	}
 	lines := [][2]string{{"requests", "http://" + d.at.Data + " (/openai/v1, /anthropic)"}, {"control", d.books.control}, {"SQL", d.books.sql},
-		{"files", d.dir + " (weir.log, weir.yaml, rates.yaml)"},
-		{"prices", "3 × cost; gpt-4o-mini half its cost, for a loss of at most $5 a day; birch its own for claude-sonnet-4-5"}}
+		{"payments", d.stripe.url}, {"files", d.dir + " (weir.log, weir.yaml, rates.yaml)"}, {"prices", prices}}
 	for _, line := range lines {
 		if line[1] != "" {
 			d.printf("  %-9s %s\n", line[0], line[1])
@@ -131,20 +146,26 @@ func (d *demo) run(ctx context.Context) (*facts, error) {
 		return nil, err
 	}
 	for i := range d.customers {
-		if err := d.books.fund(ctx, &d.customers[i]); err != nil {
+		c := &d.customers[i]
+		if err := d.books.enroll(ctx, c); err != nil {
+			return nil, err
+		}
+		if !c.byCard {
+			continue
+		}
+		if err := d.buy(ctx, c); err != nil {
 			return nil, err
 		}
 	}
 	f.customers = d.customers
-	requests := makeRequests(d.Requests, d.Seed, len(d.customers))
 	var done atomic.Int64
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
-		progress(d.Out, &done, len(requests), stop)
+		progress(d.Out, &done, len(d.requests), stop)
 		close(stopped)
 	}()
 	began := time.Now()
-	f.exchanges = send(ctx, "http://"+d.at.Data, requests, d.customers, &done)
+	f.exchanges = send(ctx, "http://"+d.at.Data, d.requests, d.customers, &done)
 	took := time.Since(began)
 	close(stop)
 	<-stopped
@@ -189,6 +210,9 @@ func (d *demo) read(ctx context.Context, f *facts) (err error) {
 	if f.tied, err = d.books.tieOut(ctx, ends); err != nil {
 		return err
 	}
+	if err := d.readFunding(ctx, f); err != nil {
+		return err
+	}
 	for i := range d.customers {
 		var w wallet
 		if err := d.books.api(ctx, "/customers/"+d.customers[i].id+"/wallet", nil, &w); err != nil {
@@ -231,7 +255,7 @@ func (d *demo) readWarehouse(ctx context.Context, f *facts) error {
 
 // tell prints the margins and what the comparison found.
 func (d *demo) tell(f *facts) error {
-	if f.hasSQL {
+	if f.hasSQL && !d.Month {
 		printMargins(d.Out, "CUSTOMER", &f.byCustomer)
 		printMargins(d.Out, "MODEL", &f.byModel)
 	}
@@ -241,14 +265,16 @@ func (d *demo) tell(f *facts) error {
 		printDifferences(d.Out, differences)
 		return fmt.Errorf("%w in %d places", ErrDiffers, len(differences))
 	}
+	d.tellFunding(f)
 	e := f.tied.Events
 	if !f.hasSQL {
-		d.printf("Tie-out, incomplete: what the provider logged equals ledger and wallets (%s requests, cost $%s, price $%s);\n"+
-			"the API's events and SQL were not compared.\n",
+		d.printf("Tie-out, incomplete: what the provider logged equals ledger and wallets (%s requests, cost $%s, price $%s), and so does\n"+
+			"every charge; the API's events and SQL were not compared.\n",
 			thousands(e.Count), e.Cost, e.Price)
 		return ErrIncomplete
 	}
 	d.printf("Tie-out: what the provider logged, priced independently, equals API, SQL, ledger and wallets to the nano-dollar:\n"+
-		"%s requests compared one by one, cost $%s, price $%s, no leakage.\n", thousands(e.Count), e.Cost, e.Price)
+		"%s requests compared one by one, cost $%s, price $%s, no leakage; every charge of the payment log is credited once.\n",
+		thousands(e.Count), e.Cost, e.Price)
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +25,7 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case warehouse.ChildVerb:
 			os.Exit(warehouse.RunChild(os.Args[2:]))
-		case "report", "tieout":
+		case "report", "tieout", "wallet":
 			os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Clients(), cli.Call{Env: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr}))
 		}
 	}
@@ -70,7 +72,8 @@ func TestTiesOut(t *testing.T) {
 	if err := Run(t.Context(), Options{Requests: 1200, Seed: 1, Exit: true, Library: library(t), Out: &out}); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	for _, want := range []string{"1,200 requests of 6 customers", "gpt-4o-mini", "-100.00\n", "Tie-out: ", "no leakage"} {
+	for _, want := range []string{"1,200 requests of 6 customers", "gpt-4o-mini", "-100.00\n", "Tie-out: ", "no leakage",
+		"Paid by card, through a stand-in for Stripe: $770.00 in 4 charges.", "acme's wallet ran low, below $9.80, and topped itself up from the saved card: $10.00, once,"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the output has no %q:\n%s", want, out.String())
 		}
@@ -88,12 +91,25 @@ func TestWithoutLibrary(t *testing.T) {
 	if !errors.Is(err, ErrIncomplete) {
 		t.Fatalf("want ErrIncomplete, got %v\n%s", err, out.String())
 	}
-	for _, want := range []string{"SQL and reports are off", "Tie-out, incomplete"} {
+	for _, want := range []string{"SQL and reports are off", "Tie-out, incomplete", "topped itself up"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the output has no %q:\n%s", want, out.String())
 		}
 	}
 	removed(t, out.String())
+}
+
+// payPage pays as a browser does.
+func payPage(t *testing.T, page string) {
+	t.Helper()
+	resp, err := http.PostForm(page, url.Values{"card": {"4242 4242 4242 4242"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if text, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(text), "what was paid is in the wallet") {
+		t.Errorf("%s leads to %s %v: %s", page, resp.Request.URL, err, text)
+	}
 }
 
 // TestTryNext runs every command that the demo prints, as a shell would, while it serves.
@@ -115,7 +131,7 @@ func TestTryNext(t *testing.T) {
 		_ = write.Close() // never fails
 		ended <- err
 	}()
-	wants := []string{"X-Weir-Price: 0.", `"customer":"acme"`, "search", "claude-sonnet-4-5", "the books tie out"}
+	wants := []string{"X-Weir-Price: 0.", `"customer":"acme"`, "search", "claude-sonnet-4-5", "NET", "the books tie out", "/pay/cs_", "25.00"}
 	var output strings.Builder
 	for lines := bufio.NewScanner(read); lines.Scan(); {
 		line := lines.Text()
@@ -132,6 +148,9 @@ func TestTryNext(t *testing.T) {
 		answer, err := exec.Command("sh", "-c", line).CombinedOutput()
 		if err != nil || !strings.Contains(string(answer), wants[0]) {
 			t.Errorf("%s\n%v, want %q in:\n%s", line, err, wants[0], answer)
+		}
+		if wants[0] == "/pay/cs_" {
+			payPage(t, strings.TrimSpace(string(answer)))
 		}
 		wants = wants[1:]
 	}

@@ -27,6 +27,7 @@ type exchange struct {
 	code   string // of an error
 	price  string // X-Weir-Price, which JSON answers tell
 	failed string // why the answer did not come whole, else ""
+	ended  time.Time
 }
 
 // send sends all requests over HTTP, workers at a time. done counts those that have ended.
@@ -64,6 +65,7 @@ func (x *exchange) send(ctx context.Context, client *http.Client, base, key stri
 	} else {
 		r.Header.Set("Authorization", "Bearer "+key)
 	}
+	defer func() { x.ended = time.Now() }()
 	resp, err := client.Do(r)
 	if err != nil {
 		x.failed = err.Error()

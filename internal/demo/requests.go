@@ -5,25 +5,34 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+
+	"weir/schemas/money"
 )
 
 // customer is one of the platform's, made for the demo.
 type customer struct {
 	id, name    string
-	paid, promo string // dollars of credit; promo "" is none
-	runsDry     bool   // is meant to be refused for want of money
-	key         string // to the data plane, once made
+	paid, promo money.Nano // credit at the start
+	byCard      bool       // pays it himself on a page of Stripe's; else the operator credits it
+	auto        *recharge  // of a wallet that tops itself up from the card
+	overdraft   money.Nano // how far below zero its balance may go
+	runsDry     bool       // is meant to be refused for want of money
+	key         string     // to the data plane, once made
 }
 
-// newCustomers are the demo's, busiest first. The last has credit for a handful of requests.
+// given is the customer's credit at the start.
+func (c *customer) given() money.Nano { return c.paid + c.promo }
+
+// newCustomers are the demo's, busiest first. The first soon runs low, and tops itself up; the last
+// has credit for a handful of requests.
 func newCustomers() []customer {
 	return []customer{
-		{id: "acme", name: "Acme Robotics", paid: "1000"},
-		{id: "birch", name: "Birch & Sons", paid: "500"},
-		{id: "cobalt", name: "Cobalt Labs", paid: "250", promo: "25"},
-		{id: "dune", name: "Dune Travel", paid: "250"},
-		{id: "ember", name: "Ember Games", paid: "250"},
-		{id: "fjord", name: "Fjord (trial)", paid: "0.05", runsDry: true},
+		{id: "acme", name: "Acme Robotics", paid: 10 * money.Dollar, byCard: true, auto: &recharge{below: 980 * cent, by: 10 * money.Dollar}},
+		{id: "birch", name: "Birch & Sons", paid: 500 * money.Dollar, byCard: true},
+		{id: "cobalt", name: "Cobalt Labs", paid: 250 * money.Dollar, promo: 25 * money.Dollar, byCard: true},
+		{id: "dune", name: "Dune Travel", paid: 250 * money.Dollar},
+		{id: "ember", name: "Ember Games", paid: 250 * money.Dollar},
+		{id: "fjord", name: "Fjord (trial)", paid: 5 * cent, runsDry: true},
 	}
 }
 

@@ -40,6 +40,9 @@ func (d *demo) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if d.stripe, err = startStripe(d.Month); err != nil {
+		return err
+	}
 	cfg, err := d.configure(upstream)
 	if err != nil {
 		return err
@@ -53,6 +56,7 @@ func (d *demo) start(ctx context.Context) (err error) {
 	}()
 	select {
 	case d.at = <-ready:
+		d.stripe.SetWebhook("http://"+d.at.Control+"/webhooks/stripe", webhookSecret, "")
 	case <-d.ended:
 		return errors.New("weir did not start") // close tells why
 	case <-ctx.Done():
@@ -72,7 +76,9 @@ providers:
   anthropic: {kind: anthropic, base_url: "http://%[6]s", api_key: %[7]q, allow_private: true}
 rates: [%[8]q]
 reserve: {lease_idle: 2s}
-`, d.dataDir(), free(listen.Data), free(listen.Control), free(listen.ClickHouse), d.Library, upstream, providerKey, d.path("rates.yaml"))
+stripe: {secret_key: %[9]q, webhook_secret: %[10]q, api_base: %[11]q}
+`, d.dataDir(), free(listen.Data), free(listen.Control), free(listen.ClickHouse), d.Library, upstream, providerKey, d.path("rates.yaml"),
+		stripeKey, webhookSecret, d.stripe.url)
 	for name, content := range map[string]string{"rates.yaml": string(cardText), "weir.yaml": text} {
 		if err := os.WriteFile(d.path(name), []byte(content), 0o600); err != nil {
 			return config.Config{}, fmt.Errorf("cannot write the demo's configuration: %w", err)
@@ -113,6 +119,9 @@ func (d *demo) close(failed error) error {
 		d.stop()
 		<-d.ended
 		errs = append(errs, d.weirErr)
+	}
+	if d.stripe != nil {
+		errs = append(errs, d.stripe.close())
 	}
 	if d.standin != nil {
 		errs = append(errs, d.standin.Close())

@@ -17,7 +17,11 @@ func (d *demo) tryNext() {
 			"curl -s -u weir_reader:%s %s --data-binary \"SELECT tags['feature'] AS feature, count() AS n, sum(margin) AS margin FROM weir.usage_events GROUP BY feature ORDER BY margin DESC FORMAT PrettyCompact\"\n",
 			d.books.password, d.books.sql)
 	}
-	d.printf("# the same from the command line\n"+
-		"%[1]s report margin --by customer,model --data_dir %[2]s\n%[1]s tieout --data_dir %[2]s\n", program, d.dataDir())
+	d.printf("# the same from the command line, and the margin after the fees of payments\n"+
+		"%[1]s report margin --by customer,model --data_dir %[2]s\n%[1]s report margin --by customer --net --data_dir %[2]s\n"+
+		"%[1]s tieout --data_dir %[2]s\n", program, d.dataDir())
+	d.printf("# a page on which it pays: open it in a browser, card number 4242 4242 4242 4242, and look at the wallet after\n"+
+		"%[1]s wallet checkout %[3]s 25.00 --success-url %[4]s --data_dir %[2]s\n%[1]s wallet topups %[3]s --data_dir %[2]s\n",
+		program, d.dataDir(), busiest.id, d.stripe.url+backPage)
 	d.printf("\nServing until Ctrl-C.\n")
 }

@@ -29,6 +29,11 @@ const (
 	// turnMax bounds what one endpoint gets in one turn, so that a removed
 	// endpoint is looked up again before long.
 	turnMax = 100
+	// restMin is how long an endpoint is left alone after a try that failed;
+	// twice as long after each further one in a row, up to restMax. So a receiver
+	// that is overloaded is not met by all that waits for it, and what waits
+	// behind a dead one does not use up its own tries.
+	restMin, restMax = time.Second, time.Minute
 	// jitterShare of a pause is added at random, so that a receiver that comes
 	// back is not met by everything at once.
 	jitterShare = 10
@@ -68,14 +73,33 @@ type Notifier struct {
 	client *http.Client
 	tries  *prometheus.CounterVec
 
-	mu      sync.Mutex      // guards busy
-	busy    map[string]bool // endpoints that are being served
+	mu      sync.Mutex // guards turns and what they point at
+	turns   map[string]*turn
 	running sync.WaitGroup
+}
+
+// turn is how the serving of an endpoint stands.
+type turn struct {
+	busy  bool          // a goroutine has it
+	rest  time.Duration // after the last failure in a row
+	until time.Time     // the end of that rest
+}
+
+// ended notes how a turn went.
+func (t *turn) ended(sent, failed bool, now time.Time) {
+	t.busy = false
+	if sent {
+		t.rest = 0
+	}
+	if failed {
+		t.rest = min(max(2*t.rest, restMin), restMax)
+		t.until = now.Add(t.rest)
+	}
 }
 
 // New makes it and registers its metrics.
 func New(o Options) *Notifier {
-	n := &Notifier{Options: o, client: newClient(o.AllowPrivate), busy: map[string]bool{}}
+	n := &Notifier{Options: o, client: newClient(o.AllowPrivate), turns: map[string]*turn{}}
 	n.tries = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weir_webhook_tries_total", Help: "Tries to deliver an event to a webhook, by outcome."}, []string{"outcome"})
 	o.Registry.MustRegister(n.tries)
 	return n
@@ -109,39 +133,47 @@ func (n *Notifier) dispatch(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, endpoint := range due {
-		if n.busy[endpoint.ID] {
+		t := n.turns[endpoint.ID]
+		if t == nil {
+			t = &turn{}
+			n.turns[endpoint.ID] = t
+		}
+		if t.busy || n.Now().Before(t.until) {
 			continue
 		}
-		n.busy[endpoint.ID] = true
+		t.busy = true
 		n.running.Go(func() {
-			if err := n.serve(ctx, endpoint); err != nil && ctx.Err() == nil {
+			sent, failed, err := n.serve(ctx, endpoint)
+			if err != nil && ctx.Err() == nil {
 				n.Log.Warn("cannot deliver webhooks, trying again", "webhook", endpoint.ID, "err", err)
 			}
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			delete(n.busy, endpoint.ID)
+			t.ended(sent, failed, n.Now())
 		})
 	}
 	return nil
 }
 
 // serve delivers what is due at one endpoint, one after another, until one
-// fails: the rest then waits for the next look.
-func (n *Notifier) serve(ctx context.Context, endpoint ledger.Endpoint) error {
+// fails. sent and failed tell whether any was delivered and whether one failed.
+func (n *Notifier) serve(ctx context.Context, endpoint ledger.Endpoint) (sent, failed bool, err error) {
 	for range turnMax {
 		d, found, err := n.claim(ctx, endpoint.ID)
 		if err != nil || !found {
-			return err
+			return sent, false, err
 		}
 		status, failure := n.send(ctx, endpoint, d.Event)
 		if failure != nil && ctx.Err() != nil {
-			return nil // cut off: the claim ends, and it is sent again
+			return sent, false, nil // cut off: the claim ends, and it is sent again
 		}
-		if err := n.note(ctx, endpoint, d, status, failure); err != nil || failure != nil {
-			return err
+		err = n.note(ctx, endpoint, d, status, failure)
+		if err != nil || failure != nil {
+			return sent, failure != nil, err
 		}
+		sent = true
 	}
-	return nil
+	return sent, false, nil
 }
 
 func (n *Notifier) claim(ctx context.Context, endpoint string) (ledger.Delivery, bool, error) {

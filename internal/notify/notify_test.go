@@ -123,11 +123,56 @@ func TestRecovery(t *testing.T) {
 	r.expect("p", "evt_1", ledger.DeliveryPending, 1, 503, "it answered 503")
 	broken = false
 	r.emit(ledger.EventCredited, "evt_2") // does not wait for the one before
+	r.pass(time.Second)
 	r.must(n.Step(r.Context()))
 	r.expect("p", "evt_2", ledger.DeliveryDone, 1, 200, "")
 	r.pass(6 * time.Second)
 	r.must(n.Step(r.Context()))
 	r.expect("p", "evt_1", ledger.DeliveryDone, 2, 200, "")
+}
+
+// TestDeadReceiver: one that is dead for ten minutes is tried after pauses of
+// up to a minute, however much waits for it; when it is back, all that was not
+// tried comes at once, and the rest when its own pause is over.
+func TestDeadReceiver(t *testing.T) {
+	r := onFile(t)
+	dead := true
+	p := r.receiver(func(w http.ResponseWriter, _ *http.Request) {
+		if dead {
+			w.WriteHeader(503)
+		}
+	})
+	r.add("p", p.URL)
+	var ids []string
+	for i := range 60 {
+		ids = append(ids, fmt.Sprintf("evt_%02d", i))
+	}
+	r.emit(ledger.EventCredited, ids...)
+	n, start := r.notifier(), r.clock()
+	var tries []time.Duration
+	for ; r.clock().Sub(start) <= 10*time.Minute; r.pass(time.Second) {
+		r.must(n.Step(t.Context()))
+		if len(p.all()) > len(tries) {
+			tries = append(tries, r.clock().Sub(start)/time.Second)
+		}
+	}
+	if want := []time.Duration{0, 1, 3, 7, 15, 31, 63, 123, 183, 243, 303, 363, 423, 483, 543}; !slices.Equal(tries, want) || len(p.all()) != len(want) {
+		t.Errorf("tried at the seconds %d, %d times, want %d", tries, len(p.all()), want)
+	}
+	tried := len(p.all())
+	dead = false
+	r.pass(time.Minute)
+	r.must(n.Step(t.Context()))
+	if n := len(p.all()) - tried; n < len(ids)-tried {
+		t.Errorf("%d came at once", n)
+	}
+	r.pass(time.Hour)
+	r.must(n.Step(t.Context()))
+	for _, id := range ids {
+		if d := r.delivery("p", id); d.State != ledger.DeliveryDone {
+			t.Errorf("%+v", d)
+		}
+	}
 }
 
 // TestGone: 410 ends an endpoint; nothing is sent to it and nothing queued for
@@ -176,6 +221,7 @@ func TestReplay(t *testing.T) {
 	}
 	r.expect("p", "evt_lost", ledger.DeliveryFailed, len(schedule), 500, "it answered 500")
 	answer = 200
+	r.pass(time.Minute)
 	before := len(p.all())
 	r.tx(func(ctx context.Context, tx *ledger.Tx) error {
 		count, err := tx.Replay(ctx, "p", "", r.clock().Add(-365*24*time.Hour), r.clock())
@@ -219,11 +265,12 @@ func TestRestart(t *testing.T) {
 		r.expect("p", "evt_1", ledger.DeliveryPending, 0, 0, "")
 
 		next := r.over(ledgertest.Open(r.T, r.config), true)
+		r.pass(20 * time.Second) // 15 for the receiver and 5 for the ledger
 		r.must(next.Step(r.Context()))
 		if len(p.all()) != 1 {
 			r.Error("sent again while the first worker may still be sending")
 		}
-		r.pass(31 * time.Second)
+		r.pass(11 * time.Second)
 		r.must(next.Step(r.Context()))
 		if ids := p.ids(); !slices.Equal(ids, []string{"evt_1", "evt_1"}) {
 			r.Errorf("sent %v", ids)

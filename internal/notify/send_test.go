@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -179,12 +180,14 @@ func TestBadReceivers(t *testing.T) {
 			io.WriteString(c, text)
 		})
 	}
+	var flooded atomic.Int64 // bytes
 	flood := func(text string) string {
 		return r.listen(func(c net.Conn) {
 			c.Read(make([]byte, 4096))
-			_, err := io.WriteString(c, text)
+			n, err := io.WriteString(c, text)
 			for err == nil {
-				_, err = c.Write(make([]byte, 1<<16))
+				flooded.Add(int64(n))
+				n, err = c.Write(make([]byte, 1<<16))
 			}
 		})
 	}
@@ -206,4 +209,7 @@ func TestBadReceivers(t *testing.T) {
 		{"no certificate", strings.Replace(say("HTTP/1.1 200 OK\r\n\r\n"), "http", "https", 1), none, 0, "gave no HTTP answer"},
 		{"early hints", say("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), none, 404, "it answered 404"},
 	})
+	if n := flooded.Load(); n > 32<<20 { // what the system buffers on both sides, four times over
+		t.Errorf("%d bytes were taken of endless answers", n)
+	}
 }

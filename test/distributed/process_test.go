@@ -47,6 +47,7 @@ func spawn(t *testing.T, complaints, path string, args ...string) *process {
 	p := &process{t: t, name: filepath.Base(path) + " " + strings.Join(args, " "), cmd: exec.Command(path, args...),
 		lines: make(chan string, 16), ended: make(chan struct{})}
 	p.cmd.Stderr = f
+	// Should the test die, its processes do too.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	said, err := p.cmd.StdoutPipe()
 	if err == nil {

@@ -12,7 +12,7 @@ import (
 
 // workloadSize is how many requests the recorded workload has: several of each
 // kind for each customer.
-const workloadSize = 168
+const workloadSize = 12 * kinds
 
 // workloadCard prices the workload: a markup, a rule for one customer with a
 // fee, a subsidy within a budget, a plan, absolute prices.
@@ -80,7 +80,7 @@ func runWorkload(t *testing.T, where bool) map[string][]string {
 	keys[1], _ = in.books.customer("beta", "", "100.00")
 	client := newClient()
 	for i, q := range workload(workloadSize) {
-		a := send(t.Context(), client, all[len(all)-1].data, keys[i/14%2], q)
+		a := send(t.Context(), client, all[len(all)-1].data, keys[i/kinds%2], q)
 		if a.status == 0 { // some answers break off as the workload wants it
 			t.Errorf("request %d: %v", i, a.err)
 		}

@@ -16,6 +16,9 @@ func chat(in, out int, more string) request {
 		`{"model":"gpt-4o","max_tokens":200,"messages":[{"role":"user","content":"[[standin in=%d out=%d %s]] %s"}]}`, in, out, more, padding)}
 }
 
+// kinds is how many kinds of requests a workload has, in turn.
+const kinds = 14
+
 // workload is a fixed list of requests, whose usage the stand-in derives from
 // the prompt alone: all APIs, streams and not, cached and reasoning tokens,
 // errors of the provider, answers that break, and clients that leave.
@@ -27,7 +30,7 @@ func workload(n int) (list []request) {
 		in, out := 100+7*(i%100), 5+i%120
 		usage := fmt.Sprintf("in=%d out=%d", in, out)
 		q := request{path: "/openai/v1/chat/completions"}
-		switch i % 14 {
+		switch i % kinds {
 		case 0, 1:
 			q.body = chatBody("gpt-4o", usage, `,"max_tokens":200`)
 		case 2:
@@ -42,10 +45,10 @@ func workload(n int) (list []request) {
 			q = request{path: "/openai/v1/embeddings", body: fmt.Sprintf(`{"model":"text-embedding-3-small","input":"[[standin in=%d]] %s"}`, in, padding)}
 		case 7, 8, 9:
 			marker, stream := usage, ""
-			if i%14 == 8 {
+			if i%kinds == 8 {
 				marker += " cached=40 cw5m=30 cw1h=20"
 			}
-			if i%14 == 9 {
+			if i%kinds == 9 {
 				marker, stream = marker+" chunks=4", `,"stream":true`
 			}
 			q = request{path: "/anthropic/v1/messages", body: chatBody("claude-sonnet-4-5", marker, `,"max_tokens":200`+stream)}
@@ -55,7 +58,7 @@ func workload(n int) (list []request) {
 			q.body = chatBody("gpt-4o", usage+" chunks=5 fault=break-stream after=3", `,"max_tokens":200,"stream":true`)
 		case 12:
 			fault := "no-usage"
-			if i%28 == 12 {
+			if i%(2*kinds) == 12 {
 				fault = "break-body" // leakage
 			}
 			q.body = chatBody("gpt-4o-mini", usage+" fault="+fault, `,"max_tokens":200`)

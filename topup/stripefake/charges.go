@@ -38,10 +38,32 @@ func (s *Server) newCharge(pi object) object {
 
 // paid books the money of the charge.
 func (s *Server) paid(ch object) {
+	ch.set(object{"status": "succeeded", "paid": true, "captured": true, "amount_captured": ch["amount"], "calculated_statement_descriptor": "WEIR"})
+	if !s.options.LateFees {
+		s.bookCharge(ch)
+	}
+}
+
+// bookCharge makes the balance transaction that tells the charge's fee.
+func (s *Server) bookCharge(ch object) {
 	amount := ch.num("amount")
-	txn := s.book(ch, booking{kind: "charge", category: "charge", amount: amount, fee: Fee(amount), about: "Stripe processing fees"})
-	ch.set(object{"status": "succeeded", "paid": true, "captured": true, "amount_captured": amount, "balance_transaction": txn.str("id"),
-		"calculated_statement_descriptor": "WEIR"})
+	ch["balance_transaction"] = s.book(ch, booking{kind: "charge", category: "charge", amount: amount, fee: Fee(amount), about: "Stripe processing fees"}).str("id")
+}
+
+// TellFees makes the balance transactions that LateFees held back, each told by
+// charge.updated, and from now on they come with the payment.
+func (s *Server) TellFees() {
+	_ = s.world(func() error { // only fn could fail
+		s.options.LateFees = false
+		for _, ch := range s.order["charge"] {
+			if ch.str("status") == "succeeded" && ch.str("balance_transaction") == "" {
+				before := ch.copy()
+				s.bookCharge(ch)
+				s.emit("charge.updated", ch, before)
+			}
+		}
+		return nil
+	})
 }
 
 // Fee is Stripe's on a payment in cents: 2.9 % and 30 cents, half a cent rounded up.

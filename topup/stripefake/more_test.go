@@ -125,3 +125,27 @@ func TestPriceLinesRefused(t *testing.T) {
 	p.LineItems = []*stripe.CheckoutSessionLineItemParams{line(10, 5, "usd"), line(1, 500, "usd")}
 	equal(t, "total", must(f.api.CheckoutSessions.New(p))(t).AmountTotal, 550)
 }
+
+// TestLateFees: a payment's balance transaction is not there until it is told.
+func TestLateFees(t *testing.T) {
+	f := start(t, func(o *Options) { o.LateFees = true })
+	customer := f.customer()
+	pm := must(f.SavedCard(customer, "pm_card_visa"))(t)
+	pay := func(key string) string {
+		t.Helper()
+		return must(f.api.PaymentIntents.New(keyed1000(customer, pm, key)))(t).LatestCharge.ID
+	}
+	first := pay("k1")
+	equal(t, "told at once", must(f.api.Charges.Get(first, nil))(t).BalanceTransaction == nil, true)
+	equal(t, "fee", f.Log().Charges[0].Fee, 0)
+	n := len(f.Events())
+	f.TellFees()
+	f.wantTypes(n, "charge.updated")
+	equal(t, "told later", must(f.api.Charges.Get(first, nil))(t).BalanceTransaction != nil, true)
+	pay("k2")
+	f.TellFees()
+	for _, made := range f.Log().Charges {
+		equal(t, "fee", made.Fee, 59) // 2.9 % of $10.00 and 30 cents
+	}
+	equal(t, "updates", len(slices.DeleteFunc(f.types(n), func(kind string) bool { return kind != "charge.updated" })), 1)
+}

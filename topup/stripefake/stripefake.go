@@ -35,6 +35,9 @@ type Options struct {
 	// SearchLag is how long search does not find a new object; at Stripe up to
 	// a minute.
 	SearchLag time.Duration
+	// LateFees keeps the balance transactions of payments, and so their fees,
+	// back until TellFees, as Stripe's asynchronous capture does for a while.
+	LateFees bool
 }
 
 // Server is the fake. It is an http.Handler for /v1/… and the hosted pages
