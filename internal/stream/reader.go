@@ -87,7 +87,7 @@ func (l *Log) NewReader(cfg ReaderConfig) (*Reader, error) {
 	}
 	client, err := kgo.NewClient(append(l.options[:len(l.options):len(l.options)],
 		kgo.ConsumeTopics(l.cfg.Topic),
-		kgo.ConsumerGroup(cfg.Group),
+		kgo.ConsumerGroup(cfg.Group+"."+l.cfg.Topic), // of two installations on one cluster neither disturbs the other
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.RebalanceTimeout(rebalanceTimeout),
