@@ -160,7 +160,8 @@ const (
 	idleTick = 10 * time.Millisecond
 )
 
-// InFlight is how many upstream calls run and reservations are open now.
+// InFlight is how many upstream calls run and reservations are open now. The
+// books wait for the first alone: a reservation may stay open for minutes.
 func (g *Gateway) InFlight() int64 { return g.inFlight.Load() + g.outside.openCount.Load() }
 
 // handle is one request's way. Every verb either answers the client itself, by

@@ -87,7 +87,7 @@ func (h *Heart) Beat(ctx context.Context) error {
 	use := g.Spool.Usage()
 	sent := time.Now()
 	a, err := g.Ledger.Beat(ctx, ledger.Beat{Session: h.session.ID, SinceEpoch: h.epoch, SinceRecall: h.recall, Unacked: use.UnackedRecords,
-		UnsettledBytes: use.UnsettledBytes, OldestUnsettled: use.OldestUnsettled, InFlight: g.InFlight(), Topic: *h.topic.Load()})
+		UnsettledBytes: use.UnsettledBytes, OldestUnsettled: use.OldestUnsettled, InFlight: g.inFlight.Load(), Topic: *h.topic.Load()})
 	if errors.Is(err, ledger.ErrSessionEnded) || errors.Is(err, ledger.ErrNotFound) {
 		return h.restart(ctx)
 	}

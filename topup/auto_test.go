@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stripe/stripe-go/v76"
+
 	"weir/internal/ledger"
 	"weir/schemas/money"
 	"weir/topup/stripefake"
@@ -144,6 +146,13 @@ func TestDeclineThenSuccess(t *testing.T) {
 	r := newRig(t)
 	r.declines("pm_card_chargeDeclined")
 	r.settle()
+	failed := r.latest()
+	payments := r.top.stripe.PaymentIntents.List(&stripe.PaymentIntentListParams{})
+	for payments.Next() { // nobody can complete what was declined
+		if p := payments.PaymentIntent(); p.Metadata[topupKey] == failed.ID && p.Status != stripe.PaymentIntentStatusCanceled {
+			t.Errorf("the declined payment is %s", p.Status)
+		}
+	}
 	payer, err := r.db.Payer(r.ctx, "acme")
 	r.must(err)
 	r.must(r.fake.SetCard(payer.PaymentMethod, "pm_card_visa"))
@@ -414,7 +423,8 @@ func TestRun(t *testing.T) {
 	}
 	stop()
 	running.Wait()
-	r.restart()
+	r.fake.Hold()
+	r.must(r.fake.Wait(r.ctx))
 	r.settle()
 	r.audit(2 * dollar)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weir/internal/ledger"
+	"weir/topup/stripefake"
 )
 
 func TestCheckout(t *testing.T) {
@@ -38,4 +39,43 @@ func TestCheckout(t *testing.T) {
 	}
 	r.later(48 * time.Hour)
 	r.audit(2 * dollar)
+}
+
+// TestPageThatBrokeDown: Stripe has failed amid the request, and would say so
+// under the same key for a day. Who asks again gets a page all the same.
+func TestPageThatBrokeDown(t *testing.T) {
+	r := newRig(t)
+	for _, path := range []string{"POST /v1/customers", "POST /v1/checkout/sessions"} {
+		r.fake.Inject(stripefake.Fault{Match: path, Count: 1, After: true, Status: 500})
+	}
+	if _, err := r.checkout("k"); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("the fault did not bite: %v", err)
+	}
+	r.pay(r.buy("k"), visa)
+	r.settle()
+	r.charges(1)
+	r.audit(2 * dollar)
+}
+
+// TestPageNobodyGot: who asked got an error and did not ask again.
+func TestPageNobodyGot(t *testing.T) {
+	r := newRig(t)
+	r.gate.arm(3, loses)
+	if _, err := r.checkout("k"); err == nil {
+		t.Fatal("the fault did not bite")
+	}
+	id := PurchaseID("acme", "k")
+	r.later(abandonAfter - time.Minute)
+	if row := r.topup(id); row.State != ledger.TopupCreated {
+		t.Fatalf("%+v", row)
+	}
+	r.later(2 * time.Minute)
+	if row := r.topup(id); row.State != ledger.TopupFailed || row.Reason != ReasonExpired {
+		t.Fatalf("%+v", row)
+	}
+	if _, err := r.checkout("k"); !errors.Is(err, ErrEnded) {
+		t.Errorf("asked again after all: %v", err)
+	}
+	r.charges(0)
+	r.audit(0)
 }

@@ -232,3 +232,20 @@ func TestFeeIsLearned(t *testing.T) {
 		t.Errorf("a fee of nothing: %v", got)
 	}
 }
+
+// TestEventIsTriedAgain: an event that could not be worked on is not struck off.
+func TestEventIsTriedAgain(t *testing.T) {
+	r := newRig(t)
+	row := r.buy("k")
+	r.pay(row, visa)
+	r.fake.Flush()
+	r.fake.Inject(stripefake.Fault{Match: "GET /v1/", Count: 50, Status: 503})
+	if err := r.top.Step(r.ctx); err == nil {
+		t.Fatal("the fault did not bite")
+	}
+	r.fake.ClearFaults()
+	r.clock.advance(2 * eventRetryFirst) // far before the page is looked at by itself
+	r.must(r.top.Step(r.ctx))
+	r.state(row, ledger.TopupSucceeded, "")
+	r.audit(2 * dollar)
+}

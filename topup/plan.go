@@ -39,11 +39,6 @@ func (t *Topup) lookAtInvoice(ctx context.Context, id string) error {
 	if err != nil || in.Status != stripe.InvoiceStatusPaid {
 		return err
 	}
-	if in.PaymentIntent != nil { // it may be refunded already
-		if err := t.lookAtPayment(ctx, in.PaymentIntent.ID); err != nil {
-			return err
-		}
-	}
 	return t.lookAtSubscription(ctx, in.Subscription.ID)
 }
 

@@ -96,6 +96,7 @@ func TestRefundThatFails(t *testing.T) {
 func TestRefundAfterTheKeyIsForgotten(t *testing.T) {
 	r := newRig(t)
 	row := r.bought("k")
+	r.fake.SetWebhook("", "", "") // and no event tells
 	r.must(r.refund("ref_1", row.ID, 5*dollar))
 	r.gate.arm(1, loses)
 	r.top.Step(r.ctx)
@@ -103,6 +104,26 @@ func TestRefundAfterTheKeyIsForgotten(t *testing.T) {
 	r.restart()
 	r.settle()
 	r.audit(dollar)
+	if list := r.fake.Log().Refunds; len(list) != 1 {
+		t.Errorf("%d refunds", len(list))
+	}
+}
+
+// TestRefundAnswerLost: asked again, it is the same refund.
+func TestRefundAnswerLost(t *testing.T) {
+	r := newRig(t)
+	row := r.bought("k")
+	r.fake.SetWebhook("", "", "") // and no event tells
+	r.must(r.refund("ref_1", row.ID, 4*dollar))
+	for range 2 {
+		r.gate.arm(1, loses)
+		if err := r.top.Step(r.ctx); err == nil {
+			t.Fatal("the fault did not bite")
+		}
+		r.clock.advance(time.Minute)
+	}
+	r.settle()
+	r.audit(1_200_000_000)
 	if list := r.fake.Log().Refunds; len(list) != 1 {
 		t.Errorf("%d refunds", len(list))
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -153,9 +154,40 @@ func newRig(t *testing.T) *rig {
 func quickDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("/dev/shm", "topup")
 	if err != nil {
-		return t.TempDir()
+		return fresh(t, t.TempDir())
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	return fresh(t, dir)
+}
+
+// emptyLedger holds a new ledger, which to make takes longer than most tests.
+var emptyLedger = sync.OnceValues(func() (map[string][]byte, error) {
+	dir, err := os.MkdirTemp("", "topup")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	db, err := ledger.Open(context.Background(), ledger.Config{Dir: dir})
+	if err != nil {
+		return nil, err
+	}
+	if err := db.Close(); err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(filepath.Join(dir, ledger.FileName))
+	return map[string][]byte{ledger.FileName: text}, err
+})
+
+// fresh puts an empty ledger into a directory.
+func fresh(t *testing.T, dir string) string {
+	t.Helper()
+	files, err := emptyLedger()
+	for name, text := range files {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), text, 0o600))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 

@@ -32,7 +32,7 @@ const (
 
 var (
 	// ErrDiffers says that the parties do not agree; every difference was printed.
-	ErrDiffers = errors.New("the books differ from what the provider served")
+	ErrDiffers = errors.New("the books differ from what was served and paid")
 	// ErrIncomplete says that SQL was off, so that nothing could be compared with it.
 	ErrIncomplete = errors.New("without the ClickHouse library the API's events and SQL could not be compared")
 
@@ -43,7 +43,7 @@ var (
 type Options struct {
 	Requests int
 	Seed     uint64 // decides what is asked
-	Month    bool   // the worked month instead: requests of its own, for which Requests and Seed are nothing
+	Month    bool   // the worked month instead, whatever Requests and Seed say
 	Exit     bool   // end after the comparison instead of serving on
 	Library  string // libchdb.so; "" looks in the usual places
 	Program  string // how the user calls weir, for the commands to try

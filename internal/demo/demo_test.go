@@ -73,7 +73,7 @@ func TestTiesOut(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	for _, want := range []string{"1,200 requests of 6 customers", "gpt-4o-mini", "-100.00\n", "Tie-out: ", "no leakage",
-		"Paid by card, through a stand-in for Stripe: $770.00 in 4 charges.", "acme's wallet ran low, below $9.80, and topped itself up from the saved card: $10.00, once,"} {
+		"Paid by card, through a stand-in for Stripe: $770.00 in 4 charges.", "acme's wallet ran low, below $9.80, and topped itself up from the saved card, charged once $10.00:"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the output has no %q:\n%s", want, out.String())
 		}

@@ -45,7 +45,9 @@ func monthRequests() []request {
 // tellMonth prints what is left of the month's margin after Stripe's fees:
 // first as weir books them until Stripe tells its own, then with those.
 func (d *demo) tellMonth(ctx context.Context, f *facts) error {
-	d.printf("\nThe margin after fees, with Stripe's not known yet: weir books 2.9 %% + $0.30 of each payment, unrounded.\n\n")
+	d.printf("\npooled paid $8.00 at once, for these sessions and more; alone paid $4.50 for just these.\n" +
+		"The margin after fees (weir report margin --by customer --net) while Stripe has not told its own:\n" +
+		"weir books 2.9 %% + $0.30 of a payment, unrounded.\n\n")
 	estimated := map[string]money.Nano{}
 	for i := range d.customers {
 		estimated[d.customers[i].id] = d.customers[i].paid*29/1000 + 30*cent // exact: what was paid is in cents
@@ -72,7 +74,7 @@ func (d *demo) tellMonth(ctx context.Context, f *facts) error {
 			return err
 		}
 	}
-	d.printf("The same once Stripe has told its fees, which are whole cents.\n\n")
+	d.printf("The same once Stripe has told its fees, in whole cents: $%s of the $8.00, $%s of the $4.50.\n\n", told["pooled"], told["alone"])
 	return d.tellNet(ctx, told)
 }
 

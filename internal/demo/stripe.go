@@ -213,9 +213,9 @@ func (d *demo) tellFunding(f *facts) {
 				later++
 			}
 		}
-		d.printf("%s's wallet ran low, below $%s, and topped itself up from the saved card: $%s, %s, charged once each time;\n"+
-			"from the low wallet to the credit %.2f s, and %s of its requests were answered after that.\n",
-			c.id, c.auto.below, c.auto.by, times(len(took)), slices.Max(took).Seconds(), thousands(later))
+		d.printf("%s's wallet ran low, below $%s, and topped itself up from the saved card, charged %s $%s:\n"+
+			"from low to credited at most %.2f s, and %s of its requests were answered after that.\n",
+			c.id, c.auto.below, times(len(took)), c.auto.by, slices.Max(took).Seconds(), thousands(later))
 	}
 	d.printf("\n")
 }
