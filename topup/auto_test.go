@@ -2,7 +2,9 @@ package topup
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -461,4 +463,55 @@ func TestSlowCustomers(t *testing.T) {
 	})
 	r.must(r.top.workDue(r.ctx))
 	r.charges(1 + customers)
+}
+
+// TestPlatformIsTold of what needs somebody: once each time.
+func TestPlatformIsTold(t *testing.T) {
+	r := newRig(t)
+	r.write(func(tx *ledger.Tx) error {
+		_, err := tx.AddEndpoint(r.ctx, ledger.Endpoint{ID: "platform", URL: "https://platform.example/", Secret: []byte("x"),
+			Events: []string{ledger.EventTopupFailed, ledger.EventTopupAction, ledger.EventTopupSucceeded}})
+		return err
+	})
+	seen := 0
+	told := func(want ...string) {
+		t.Helper()
+		list, _, err := r.db.Deliveries(r.ctx, "platform", ledger.Page{})
+		r.must(err)
+		var got []string
+		for _, d := range list[:len(list)-seen] { // the newest come first
+			var news ledger.TopupNews
+			r.must(json.Unmarshal(d.Event.Data.(json.RawMessage), &news))
+			got = append(got, d.Event.Type+" "+news.Reason)
+			if d.Event.Type == ledger.EventTopupAction && news.URL == "" {
+				t.Error("no page is told")
+			}
+		}
+		if seen = len(list); !slices.Equal(got, want) {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	r.auto(ledger.AutoTopup{Threshold: 20 * dollar, Amount: 15 * dollar})
+	r.settle()
+	told("topup.failed missing_payment_method")
+	r.bought("k")
+	told("topup.succeeded ", "topup.succeeded ") // the purchase, and with its card the top-up
+	payer, err := r.db.Payer(r.ctx, "acme")
+	r.must(err)
+	r.must(r.fake.SetCard(payer.PaymentMethod, "pm_card_chargeDeclined"))
+	r.spend(20 * dollar)
+	r.later(2 * time.Minute)
+	told("topup.failed card_declined")
+	r.must(r.fake.SetCard(payer.PaymentMethod, "pm_card_authenticationRequired"))
+	r.later(time.Hour)
+	told("topup.requires_action ")
+	r.pay(r.latest(), visa)
+	r.settle()
+	told("topup.succeeded ")
+	a := r.autoNow()
+	a.CapPerDay = 1 * dollar
+	r.auto(a)
+	r.spend(20 * dollar)
+	r.later(3 * time.Minute)
+	told("topup.failed cap_reached")
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stripe/stripe-go/v76"
+
 	"weir/internal/ledger"
 	"weir/topup/stripefake"
 )
@@ -78,4 +80,46 @@ func TestPageNobodyGot(t *testing.T) {
 	}
 	r.charges(0)
 	r.audit(0)
+}
+
+// TestSameKeySamePage: who asks again, having got no answer, gets the page that
+// was opened, not a second one that could be paid too.
+func TestSameKeySamePage(t *testing.T) {
+	r := newRig(t)
+	r.gate.arm(4, loses) // the row, the customer at Stripe and here, the page
+	if _, err := r.checkout("k"); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("the fault did not bite: %v", err)
+	}
+	row := r.buy("k")
+	list := r.top.stripe.CheckoutSessions.List(&stripe.CheckoutSessionListParams{})
+	pages := 0
+	for list.Next() {
+		pages++
+	}
+	if pages != 1 {
+		t.Errorf("%d pages", pages)
+	}
+	r.pay(row, visa)
+	r.settle()
+	r.audit(2 * dollar)
+}
+
+// TestForeignPages name a purchase of ours and are not its page: their end is
+// not its end.
+func TestForeignPages(t *testing.T) {
+	r := newRig(t)
+	row := r.buy("k")
+	payer, err := r.db.Payer(r.ctx, "acme")
+	r.must(err)
+	for _, customer := range []*string{nil, &payer.StripeCustomer} {
+		page, err := r.top.stripe.CheckoutSessions.New(&stripe.CheckoutSessionParams{Mode: stripe.String("payment"), Customer: customer,
+			ClientReferenceID: &row.ID, SuccessURL: &row.SuccessURL, CancelURL: &row.CancelURL,
+			LineItems: []*stripe.CheckoutSessionLineItemParams{{Quantity: stripe.Int64(1), PriceData: &stripe.CheckoutSessionLineItemPriceDataParams{
+				Currency: stripe.String("usd"), UnitAmount: stripe.Int64(1000),
+				ProductData: &stripe.CheckoutSessionLineItemPriceDataProductDataParams{Name: stripe.String("x")}}}}})
+		r.must(err)
+		r.must(r.fake.ExpireSession(page.ID))
+		r.settle()
+		r.state(row, ledger.TopupSubmitted, "")
+	}
 }
