@@ -45,14 +45,6 @@ type Topup struct {
 	refundSeen                                    money.Nano // cumulative, booked once the payment is
 }
 
-// purchased is what of the payment went into the wallet beside the bonus.
-func (t *Topup) purchased() money.Nano {
-	if t.Kind == TopupSubscription {
-		return 0
-	}
-	return t.Amount
-}
-
 const topupColumns = `id, customer, kind, state, reason, session, invoice, payment_intent, charge, url, success_url, cancel_url, save_card,
 	amount, bonus, refunded, lost, bonus_back, fee, fee_known, attempt, created_at, updated_at, next_try_at, refund_seen`
 

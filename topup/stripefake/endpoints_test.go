@@ -14,15 +14,15 @@ func topUpSession(customer string, cents int64) *stripe.CheckoutSessionParams {
 			Currency: stripe.String("usd"), UnitAmount: stripe.Int64(cents),
 			ProductData: &stripe.CheckoutSessionLineItemPriceDataProductDataParams{Name: stripe.String("Balance")}}}},
 		PaymentIntentData: &stripe.CheckoutSessionPaymentIntentDataParams{SetupFutureUsage: stripe.String("off_session"), Metadata: map[string]string{"topup_id": "tup_1"}},
-		Params:            stripe.Params{Metadata: map[string]string{"topup_id": "tup_1"}}}
+		Metadata:          map[string]string{"topup_id": "tup_1"}}
 }
 
 func TestCustomersAndCards(t *testing.T) {
 	f := start(t)
 	c := must(f.api.Customers.New(&stripe.CustomerParams{Name: stripe.String("Ada"), Email: stripe.String("ada@example.com"),
-		Address: &stripe.AddressParams{City: stripe.String("London")}, Params: stripe.Params{Metadata: map[string]string{"weir": "acme"}}}))(t)
+		Address: &stripe.AddressParams{City: stripe.String("London")}, Metadata: map[string]string{"weir": "acme"}}))(t)
 	equal(t, "metadata", c.Metadata["weir"], "acme")
-	c = must(f.api.Customers.Update(c.ID, &stripe.CustomerParams{Phone: stripe.String("+1"), Params: stripe.Params{Metadata: map[string]string{"weir": "", "b": "2"}}}))(t)
+	c = must(f.api.Customers.Update(c.ID, &stripe.CustomerParams{Phone: stripe.String("+1"), Metadata: map[string]string{"weir": "", "b": "2"}}))(t)
 	if _, there := c.Metadata["weir"]; there || c.Metadata["b"] != "2" {
 		t.Errorf("metadata after an update: %v", c.Metadata)
 	}
@@ -38,7 +38,7 @@ func TestCustomersAndCards(t *testing.T) {
 	made := must(f.api.PaymentMethods.New(&stripe.PaymentMethodParams{Type: stripe.String("card"), Card: &stripe.PaymentMethodCardParams{Number: stripe.String("5555555555554444"),
 		ExpMonth: stripe.Int64(4), ExpYear: stripe.Int64(2031), CVC: stripe.String("123")}}))(t)
 	equal(t, "brand", string(made.Card.Brand), "mastercard")
-	_, err = f.api.PaymentMethods.Update(made.ID, &stripe.PaymentMethodParams{Params: stripe.Params{Metadata: map[string]string{"a": "1"}}})
+	_, err = f.api.PaymentMethods.Update(made.ID, &stripe.PaymentMethodParams{Metadata: map[string]string{"a": "1"}})
 	ok(t, err)
 
 	n := 0
@@ -110,7 +110,7 @@ func TestChargesAndBalance(t *testing.T) {
 	for i := f.api.Charges.List(&stripe.ChargeListParams{PaymentIntent: stripe.String(pi.ID)}); i.Next(); n++ {
 	}
 	equal(t, "listed", n, 2)
-	up := must(f.api.Charges.Update(ch.ID, &stripe.ChargeParams{Description: stripe.String("d"), Params: stripe.Params{Metadata: map[string]string{"a": "1"}}}))(t)
+	up := must(f.api.Charges.Update(ch.ID, &stripe.ChargeParams{Description: stripe.String("d"), Metadata: map[string]string{"a": "1"}}))(t)
 	equal(t, "description", up.Description, "d")
 }
 

@@ -161,7 +161,7 @@ func (f *fixture) customer() string {
 func offSession(customer, method string, cents int64) *stripe.PaymentIntentParams {
 	return &stripe.PaymentIntentParams{Amount: stripe.Int64(cents), Currency: stripe.String("usd"), Customer: stripe.String(customer),
 		PaymentMethod: stripe.String(method), PaymentMethodTypes: stripe.StringSlice([]string{"card"}), Confirm: stripe.Bool(true), OffSession: stripe.Bool(true),
-		Params: stripe.Params{Metadata: map[string]string{"topup_id": "tup_1"}}}
+		Metadata: map[string]string{"topup_id": "tup_1"}}
 }
 
 // charged makes a payment with a test card and returns it.

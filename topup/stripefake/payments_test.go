@@ -225,7 +225,7 @@ func TestRefunds(t *testing.T) {
 	charge := pi.LatestCharge.ID
 	n := len(f.Events())
 	first := must(f.api.Refunds.New(&stripe.RefundParams{Charge: stripe.String(charge), Amount: stripe.Int64(300), Reason: stripe.String("requested_by_customer"),
-		Params: stripe.Params{Metadata: map[string]string{"a": "1"}}}))(t)
+		Metadata: map[string]string{"a": "1"}}))(t)
 	equal(t, "status", string(first.Status), "succeeded")
 	equal(t, "books", must(f.api.BalanceTransactions.Get(first.BalanceTransaction.ID, nil))(t).Net, -300)
 	f.wantTypes(n, "charge.refunded", "refund.created")
@@ -243,7 +243,7 @@ func TestRefunds(t *testing.T) {
 	refused(t, err, 400, "invalid_request_error", "parameter_missing", "")
 
 	n = len(f.Events())
-	_, err = f.api.Refunds.Update(rest.ID, &stripe.RefundParams{Params: stripe.Params{Metadata: map[string]string{"b": "2"}}})
+	_, err = f.api.Refunds.Update(rest.ID, &stripe.RefundParams{Metadata: map[string]string{"b": "2"}})
 	ok(t, err)
 	ok(t, f.FailRefund(rest.ID))
 	f.wantTypes(n, "charge.refund.updated", "refund.updated", "charge.refund.updated", "refund.updated")
