@@ -31,7 +31,7 @@ func (t *Topup) charge(ctx context.Context, row ledger.Topup) error {
 	if row, err = t.move(ctx, row, ledger.TopupSubmitted, func(r *ledger.Topup) { r.NextTryAt = t.Now().Add(takenOver) }); err != nil {
 		return err
 	}
-	payment, err := t.stripe.PaymentIntents.New(&stripe.PaymentIntentParams{Params: acting(ctx, "topup/"+row.ID+"/charge"),
+	payment, err := t.stripe.PaymentIntents.New(&stripe.PaymentIntentParams{Params: t.acting(ctx, "topup/"+row.ID+"/charge"),
 		Amount: stripe.Int64(cents(row.Amount)), Currency: stripe.String(currency), Customer: stripe.String(payer.StripeCustomer),
 		PaymentMethod: stripe.String(payer.PaymentMethod), PaymentMethodTypes: []*string{stripe.String("card")},
 		OffSession: stripe.Bool(true), Confirm: stripe.Bool(true), Metadata: map[string]string{topupKey: row.ID}})
@@ -125,7 +125,7 @@ func (t *Topup) move(ctx context.Context, row ledger.Topup, to string, change fu
 // a page of the same top-up.
 func (t *Topup) declined(ctx context.Context, row ledger.Topup, detail *stripe.Error) error {
 	if p := detail.PaymentIntent; p != nil && p.Status != stripe.PaymentIntentStatusCanceled {
-		_, err := t.stripe.PaymentIntents.Cancel(p.ID, &stripe.PaymentIntentCancelParams{Params: acting(ctx, "topup/"+row.ID+"/cancel/"+p.ID)})
+		_, err := t.stripe.PaymentIntents.Cancel(p.ID, &stripe.PaymentIntentCancelParams{Params: t.acting(ctx, "topup/"+row.ID+"/cancel/"+p.ID)})
 		if err != nil { // it is looked at again: perhaps it has succeeded
 			return t.later(ctx, row, plain(err))
 		}

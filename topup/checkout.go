@@ -89,7 +89,7 @@ func (t *Topup) openPage(ctx context.Context, row ledger.Topup, to string) (ledg
 	if row.SaveCard {
 		intent.SetupFutureUsage = stripe.String(string(stripe.PaymentIntentSetupFutureUsageOffSession))
 	}
-	session, err := t.stripe.CheckoutSessions.New(&stripe.CheckoutSessionParams{Params: acting(ctx, fmt.Sprintf("topup/%s/page/%d", row.ID, row.Attempt)),
+	session, err := t.stripe.CheckoutSessions.New(&stripe.CheckoutSessionParams{Params: t.acting(ctx, fmt.Sprintf("topup/%s/page/%d", row.ID, row.Attempt)),
 		Mode: stripe.String(string(stripe.CheckoutSessionModePayment)), Customer: stripe.String(payer.StripeCustomer),
 		ClientReferenceID: stripe.String(row.ID), Metadata: map[string]string{topupKey: row.ID}, PaymentIntentData: intent,
 		SuccessURL: stripe.String(row.SuccessURL), CancelURL: stripe.String(row.CancelURL),
@@ -144,7 +144,7 @@ func (t *Topup) payer(ctx context.Context, customer string) (ledger.Payer, error
 }
 
 func (t *Topup) makePayer(ctx context.Context, customer, key string) (*stripe.Customer, error) {
-	return t.stripe.Customers.New(&stripe.CustomerParams{Params: acting(ctx, key), Description: stripe.String(customer),
+	return t.stripe.Customers.New(&stripe.CustomerParams{Params: t.acting(ctx, key), Description: stripe.String(customer),
 		Metadata: map[string]string{customerKey: customer}})
 }
 

@@ -123,3 +123,35 @@ func TestForeignPages(t *testing.T) {
 		r.state(row, ledger.TopupSubmitted, "")
 	}
 }
+
+// TestPageThatIsGone: Stripe does not know the page any more.
+func TestPageThatIsGone(t *testing.T) {
+	r := newRig(t)
+	row := r.buy("k")
+	r.write(func(tx *ledger.Tx) error {
+		_, err := tx.MoveTopup(r.ctx, row.ID, []string{row.State}, row.State, func(t *ledger.Topup) { t.Session = "cs_gone" })
+		return err
+	})
+	r.clock.advance(sessionLife + 2*sessionPoll)
+	r.must(r.top.Step(r.ctx))
+	r.state(row, ledger.TopupFailed, ReasonExpired)
+}
+
+// TestTwoInstallations on one account: the same request of the same customer is
+// another purchase, and what was paid for one is not credited to the other.
+func TestTwoInstallations(t *testing.T) {
+	r := newRig(t)
+	row := r.buy("k")
+	r.pay(row, visa)
+	r.settle()
+	other := newRig(t)
+	other.top.stripe = r.top.stripe
+	again := other.buy("k")
+	if again.Session == row.Session {
+		t.Error("both have one page")
+	}
+	if err := other.top.lookAtSession(t.Context(), row.Session); !errors.Is(err, errNotOurs) {
+		t.Errorf("looked at the other's page: %v", err)
+	}
+	other.balance("0.00")
+}

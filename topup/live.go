@@ -52,7 +52,7 @@ func (t *Topup) resumePage(ctx context.Context, row ledger.Topup) error {
 	if err != nil || now.State != row.State {
 		return err
 	}
-	_, err = t.stripe.CheckoutSessions.Expire(row.Session, &stripe.CheckoutSessionExpireParams{Params: acting(ctx, "topup/"+row.ID+"/expire")})
+	_, err = t.stripe.CheckoutSessions.Expire(row.Session, &stripe.CheckoutSessionExpireParams{Params: t.acting(ctx, "topup/"+row.ID+"/expire")})
 	if o, _ := judge(err); err != nil && o == unknown {
 		return t.later(ctx, row, plain(err))
 	}

@@ -22,7 +22,7 @@ func (t *Topup) Subscribe(ctx context.Context, key, customer string, plan ledger
 	if err != nil {
 		return "", err
 	}
-	s, err := t.stripe.CheckoutSessions.New(&stripe.CheckoutSessionParams{Params: acting(ctx, "subscribe/"+PurchaseID(customer, key)),
+	s, err := t.stripe.CheckoutSessions.New(&stripe.CheckoutSessionParams{Params: t.acting(ctx, "subscribe/"+PurchaseID(customer, key)),
 		Mode: stripe.String(string(stripe.CheckoutSessionModeSubscription)), Customer: stripe.String(payer.StripeCustomer),
 		SuccessURL: stripe.String(pages.SuccessURL), CancelURL: stripe.String(pages.CancelURL), Metadata: map[string]string{customerKey: customer},
 		LineItems: []*stripe.CheckoutSessionLineItemParams{{Price: stripe.String(plan.StripePrice), Quantity: stripe.Int64(1)}}})

@@ -144,3 +144,25 @@ func TestPriceOfNobody(t *testing.T) {
 		t.Errorf("an invoice that Stripe does not know: %v", err)
 	}
 }
+
+// TestProration: a change within a period credits nothing, the period's own
+// line does.
+func TestProration(t *testing.T) {
+	r := newRig(t)
+	plan := ledger.Plan{ID: "pro", StripePrice: "price_pro", Included: 20 * dollar}
+	r.write(func(tx *ledger.Tx) error { return tx.SetPlan(r.ctx, plan) })
+	end := r.clock.now().Add(720 * time.Hour)
+	line := func(price string, proration bool) *stripe.InvoiceLineItem {
+		return &stripe.InvoiceLineItem{Price: &stripe.Price{ID: price}, Period: &stripe.Period{End: end.Unix()}, Proration: proration}
+	}
+	invoice := func(lines ...*stripe.InvoiceLineItem) *stripe.Invoice {
+		return &stripe.Invoice{ID: "in_1", Lines: &stripe.InvoiceLineItemList{Data: lines}}
+	}
+	if _, _, err := r.top.soldBy(r.ctx, invoice(line("price_pro", true), line("price_other", false))); !errors.Is(err, errNotOurs) {
+		t.Errorf("a change only: %v", err)
+	}
+	sold, until, err := r.top.soldBy(r.ctx, invoice(line("price_pro", true), line("price_other", false), line("price_pro", false)))
+	if err != nil || sold != plan || !until.Equal(end) {
+		t.Errorf("a period: %+v until %s, %v", sold, until, err)
+	}
+}

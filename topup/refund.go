@@ -23,7 +23,7 @@ func (t *Topup) sendRefund(ctx context.Context, row ledger.Refund) error {
 			return err
 		}
 	}
-	made, err := t.stripe.Refunds.New(&stripe.RefundParams{Params: acting(ctx, fmt.Sprintf("refund/%s", row.ID)), PaymentIntent: stripe.String(topup.PaymentIntent),
+	made, err := t.stripe.Refunds.New(&stripe.RefundParams{Params: t.acting(ctx, fmt.Sprintf("refund/%s", row.ID)), PaymentIntent: stripe.String(topup.PaymentIntent),
 		Amount: stripe.Int64(cents(row.Amount)), Reason: stripe.String(string(stripe.RefundReasonRequestedByCustomer)), Metadata: map[string]string{refundKey: row.ID}})
 	if err == nil {
 		return t.refundIs(ctx, row, made)

@@ -220,7 +220,7 @@ func newRigOn(t *testing.T, c ledger.Config) *rig {
 // process is a Topup as a new process makes it.
 func (r *rig) process(stripe string) *Topup {
 	r.Helper()
-	top, err := New(Options{Ledger: r.db, SecretKey: apiKey, WebhookSecrets: []string{webhookSecret}, APIBase: stripe, Now: r.clock.now,
+	top, err := New(r.ctx, Options{Ledger: r.db, SecretKey: apiKey, WebhookSecrets: []string{webhookSecret}, APIBase: stripe, Now: r.clock.now,
 		ReturnURL: "https://platform.example/{customer}", Log: slog.New(slog.NewTextHandler(r.log, nil)), Registry: prometheus.NewRegistry()})
 	if err != nil {
 		r.Fatal(err)

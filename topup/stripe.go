@@ -42,9 +42,10 @@ func asking(ctx context.Context, expand ...string) stripe.Params {
 }
 
 // acting makes the parameters of a request that changes something, under a key
-// by which Stripe does it once.
-func acting(ctx context.Context, key string) stripe.Params {
-	return stripe.Params{Context: ctx, IdempotencyKey: stripe.String(key)}
+// by which Stripe does it once. Two installations on one account must not meet
+// in a key: one would be given the other's paid page.
+func (t *Topup) acting(ctx context.Context, key string) stripe.Params {
+	return stripe.Params{Context: ctx, IdempotencyKey: stripe.String(t.installation + "/" + key)}
 }
 
 // outcome is what an answer of Stripe says about a request that changes something.

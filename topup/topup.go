@@ -11,6 +11,7 @@ package topup
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -78,17 +79,19 @@ type Options struct {
 // Topup is the funding of wallets by one Stripe account.
 type Topup struct {
 	Options
-	stripe  *client.API
-	live    bool // the key is of live mode: objects of test mode are not ours
-	metrics *metrics
-	kick    chan struct{} // there is something to do
+	stripe *client.API
+	live   bool // the key is of live mode: objects of test mode are not ours
+	// installation is a name that no other ledger has.
+	installation string
+	metrics      *metrics
+	kick         chan struct{} // there is something to do
 	// tx is Ledger.Tx; a test puts faults between.
 	tx func(context.Context, func(*ledger.Tx) error) error
 }
 
 // New makes it. It fails without webhook secrets: an empty one would take any
 // event for a true one.
-func New(o Options) (*Topup, error) {
+func New(ctx context.Context, o Options) (*Topup, error) {
 	for _, s := range append([]string{o.SecretKey}, o.WebhookSecrets...) {
 		if strings.TrimSpace(s) == "" {
 			return nil, errors.New("stripe.secret_key and stripe.webhook_secret must be set together: without the second, anybody could credit a wallet")
@@ -97,7 +100,11 @@ func New(o Options) (*Topup, error) {
 	if len(o.WebhookSecrets) == 0 {
 		return nil, errors.New("stripe.webhook_secret is empty")
 	}
-	t := &Topup{Options: o, stripe: newClient(o.SecretKey, o.APIBase, askRetries), kick: make(chan struct{}, 1), tx: o.Ledger.Tx,
+	installation, err := o.Ledger.Setting(ctx, "installation", rand.Text())
+	if err != nil {
+		return nil, err
+	}
+	t := &Topup{Options: o, installation: installation, stripe: newClient(o.SecretKey, o.APIBase, askRetries), kick: make(chan struct{}, 1), tx: o.Ledger.Tx,
 		live: strings.HasPrefix(o.SecretKey, "sk_live_") || strings.HasPrefix(o.SecretKey, "rk_live_")}
 	t.metrics = newMetrics(o.Registry, o.Ledger.StripeInbox, o.Now)
 	return t, nil

@@ -23,10 +23,10 @@ func (a *App) startFunding(work context.Context) error {
 		secrets = append(secrets, s.WebhookSecretPrevious.Reveal())
 	}
 	var err error
-	a.topup, err = topup.New(topup.Options{Ledger: a.ledger, SecretKey: s.SecretKey.Reveal(), WebhookSecrets: secrets, APIBase: s.APIBase,
+	a.topup, err = topup.New(work, topup.Options{Ledger: a.ledger, SecretKey: s.SecretKey.Reveal(), WebhookSecrets: secrets, APIBase: s.APIBase,
 		ReturnURL: a.cfg.TopUpURL, Now: time.Now, Log: a.log, Registry: a.registry})
 	if err != nil {
-		return Usage{err}
+		return err
 	}
 	a.background.Go(func() { a.topup.Run(work) })
 	return nil

@@ -30,7 +30,7 @@ func startFunded(t *testing.T) *funded {
 	stripe := httptest.NewServer(f.fake)
 	t.Cleanup(stripe.Close)
 	var err error
-	f.top, err = topup.New(topup.Options{Ledger: f.db, SecretKey: "sk_test_control", WebhookSecrets: []string{"whsec_control"}, APIBase: stripe.URL,
+	f.top, err = topup.New(t.Context(), topup.Options{Ledger: f.db, SecretKey: "sk_test_control", WebhookSecrets: []string{"whsec_control"}, APIBase: stripe.URL,
 		Now: time.Now, Log: slog.New(slog.NewTextHandler(f.log, nil))})
 	if err != nil {
 		t.Fatal(err)
