@@ -17,7 +17,7 @@ import (
 // fundingVerbs are about how money comes into wallets and goes back.
 func fundingVerbs() []Verb {
 	repeat := Flag{"idempotency-key", "KEY", "names this request: repeated under the same key it takes effect once"}
-	pages := []Flag{{"success-url", "URL", "where the customer goes after paying; else top_up_url of the configuration"},
+	pages := []Flag{{"success-url", "URL", "where the customer goes after paying; else top_up_url of the configuration, or a page of weir's own"},
 		{"cancel-url", "URL", "where he goes if he does not pay; else the same"}}
 	return []Verb{
 		clientVerb("wallet checkout", "ID AMOUNT", "print the address of a page where the customer pays", checkout,
@@ -60,7 +60,11 @@ func checkout(ctx context.Context, c *Call) error {
 			return Usage(err)
 		}
 		if back = strings.ReplaceAll(page, "{customer}", url.QueryEscape(c.Args[0])); back == "" {
-			return Usage(errors.New("--success-url is needed, or top_up_url in the configuration: where the customer goes after paying"))
+			here, err := c.connect()
+			if err != nil {
+				return err
+			}
+			back = here.base + "/thanks"
 		}
 	}
 	body := map[string]any{"amount": c.Args[1], "success_url": back, "cancel_url": cmp.Or(c.Flag("cancel-url"), back)}

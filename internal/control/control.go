@@ -74,6 +74,7 @@ func New(o Options) http.Handler {
 	}
 	if o.Topup != nil {
 		p.open.Handle("POST /webhooks/stripe", o.Topup.Webhook())
+		p.open.HandleFunc("GET /thanks", thanks)
 	}
 	for pattern, h := range o.Extra {
 		p.api.Handle(pattern, h)

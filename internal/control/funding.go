@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -353,4 +354,11 @@ func (p *plane) subscribe(w http.ResponseWriter, r *http.Request) error {
 		})
 	}
 	return refuse(http.StatusNotFound, "not_found", "plan %q is not sold: PUT /plans/%s with its price at Stripe", in.Plan, url.PathEscape(in.Plan))
+}
+
+// thanks is where a customer goes after a page of Stripe whose purchase named
+// no other place. It says nothing of the payment, which it does not know.
+func thanks(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, "You can close this page.\n") // the customer may have left, which is nobody's error
 }

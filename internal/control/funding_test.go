@@ -230,6 +230,13 @@ func TestWebhookRouteIsOpenAndChecked(t *testing.T) {
 	if resp.StatusCode != 400 {
 		t.Errorf("without a signature: %d", resp.StatusCode)
 	}
+	if resp, err = http.Get(f.url + "/thanks"); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 {
+		t.Errorf("the page after paying: %d", resp.StatusCode)
+	}
 }
 
 func TestOverdraftAndLowBalance(t *testing.T) {
