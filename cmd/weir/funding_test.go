@@ -27,8 +27,9 @@ func stripeAccount(env *testscript.Env) {
 	env.Setenv("STRIPE", server.URL)
 }
 
-// slowCharge is how long a slow charge takes: long enough to end a process amid it.
-const slowCharge = 300 * time.Millisecond
+// slowCharge is how long a slow charge takes: long enough to end a process amid
+// it, also where starting a command takes seconds.
+const slowCharge = 5 * time.Second
 
 // stripe hooked makes Stripe send its events to the weir at $CONTROL, stripe
 // slow makes charges take a while, and stripe charges N fails unless there were N.
