@@ -40,10 +40,6 @@ func (t *Topup) workDue(ctx context.Context) error {
 // begin writes the row of a wallet's automatic top-up, unless there is no
 // reason for one any more, or something forbids it.
 func (t *Topup) begin(ctx context.Context, customer string) (row ledger.Topup, begun bool, err error) {
-	payer, err := t.Ledger.Payer(ctx, customer)
-	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
-		return row, false, err
-	}
 	err = t.tx(ctx, func(tx *ledger.Tx) error {
 		begun = false
 		if done, err := tx.DoneDue(ctx, customer); err != nil || done {
@@ -55,6 +51,12 @@ func (t *Topup) begin(ctx context.Context, customer string) (row ledger.Topup, b
 		}
 		auto, err := tx.AutoTopup(ctx, customer)
 		if err != nil {
+			return err
+		}
+		// Read behind the wallet's lock: a payment that brings the first card turns
+		// this on in the transaction that keeps the card.
+		payer, err := tx.Payer(ctx, customer)
+		if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 			return err
 		}
 		switch {

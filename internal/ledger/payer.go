@@ -40,6 +40,11 @@ func (db *DB) Payer(ctx context.Context, customer string) (Payer, error) {
 	return db.view().payer(ctx, "customer", customer)
 }
 
+// Payer is DB.Payer in a transaction.
+func (tx *Tx) Payer(ctx context.Context, customer string) (Payer, error) {
+	return tx.payer(ctx, "customer", customer)
+}
+
 // PayerByStripe finds a payer by the payment provider's id of him; ErrNotFound.
 func (db *DB) PayerByStripe(ctx context.Context, id string) (Payer, error) {
 	return db.view().payer(ctx, "stripe_customer", id)
