@@ -73,17 +73,14 @@ func (a *Analytics) tieOut(r *http.Request) (any, error) {
 	if err := known(values, "wait"); err != nil {
 		return nil, err
 	}
-	var waited *pending
+	var wait time.Duration
 	if text := values.Get("wait"); text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < 0 || d > waitMax {
+		var err error
+		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > waitMax {
 			return nil, badRequest{fmt.Sprintf("`wait` is %q; give a duration such as 30s, at most %s.", text, waitMax)}
 		}
-		if waited, err = a.settleDown(r.Context(), d); err != nil {
-			return nil, err
-		}
 	}
-	answer, err := a.compare(r.Context())
+	answer, waited, err := a.compareSettled(r.Context(), values.Get("wait") != "", time.Now().Add(wait))
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +90,23 @@ func (a *Analytics) tieOut(r *http.Request) (any, error) {
 	}
 	answer.OK = len(answer.Breaks) == 0
 	return answer, nil
+}
+
+// compareSettled compares the books, after waiting if so asked. A lease may
+// close between the wait and the comparison: then both are done again while
+// there is time.
+func (a *Analytics) compareSettled(ctx context.Context, wait bool, deadline time.Time) (answer *tied, waited *pending, err error) {
+	for {
+		if wait {
+			if waited, err = a.settleDown(ctx, max(time.Until(deadline), 0)); err != nil {
+				return nil, nil, err
+			}
+		}
+		answer, err = a.compare(ctx)
+		if err != nil || !wait || waited != nil || answer.Pending == (pending{}) || !time.Now().Before(deadline) {
+			return answer, waited, err
+		}
+	}
 }
 
 // settleDown waits until a heartbeat of every gateway that is younger than the
