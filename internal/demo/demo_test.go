@@ -48,7 +48,7 @@ func library(t *testing.T) string {
 	case strings.Contains(os.Getenv("WEIR_REQUIRE"), "chdb"):
 		t.Fatal("libchdb.so is not there")
 	}
-	t.Skip("libchdb.so is not there")
+	t.Skip("libchdb.so is not there: make fetches it, WEIR_REQUIRE=chdb insists on it")
 	return ""
 }
 
@@ -116,7 +116,7 @@ func payPage(t *testing.T, page string) {
 func TestTryNext(t *testing.T) {
 	place := library(t)
 	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip(err)
+		t.Skip("the commands that the demo prints need curl: ", err)
 	}
 	program, err := os.Executable()
 	if err != nil {

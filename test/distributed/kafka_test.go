@@ -65,7 +65,7 @@ var startCluster = sync.OnceValues(func() (*cluster, error) {
 func kafka(t *testing.T) *cluster {
 	t.Helper()
 	if os.Getenv("WEIR_TEST_KAFKA") != "1" && !strings.Contains(os.Getenv("WEIR_REQUIRE"), "kafka") {
-		t.Skip("WEIR_TEST_KAFKA=1 runs this on a real Kafka")
+		t.Skip("three brokers take half a minute to start: make test-distributed runs this")
 	}
 	c, err := startCluster()
 	if err != nil {

@@ -80,7 +80,7 @@ func Postgres(t testing.TB) string {
 		t.Fatal(err)
 	}
 	if err != nil {
-		t.Skip(err)
+		t.Skip("there is no PostgreSQL here, WEIR_REQUIRE=postgres insists on it: ", err)
 	}
 	return server
 }
