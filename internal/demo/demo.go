@@ -165,7 +165,10 @@ func (d *demo) run(ctx context.Context) (*facts, error) {
 		close(stopped)
 	}()
 	began := time.Now()
-	f.exchanges = send(ctx, "http://"+d.at.Data, d.requests, d.customers, &done)
+	most := len(d.requests) - len(d.requests)/tailShare
+	f.exchanges = send(ctx, "http://"+d.at.Data, d.requests[:most], d.customers, &done)
+	d.awaitTopUps(ctx)
+	f.exchanges = append(f.exchanges, send(ctx, "http://"+d.at.Data, d.requests[most:], d.customers, &done)...)
 	took := time.Since(began)
 	close(stop)
 	<-stopped

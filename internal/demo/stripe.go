@@ -190,6 +190,44 @@ func (f *facts) recharges(c *customer) (took []time.Duration, last time.Time) {
 	return took, last
 }
 
+const (
+	// tailShare of the requests is sent once wallets have topped themselves up: on a
+	// fast machine all of them would be over before the first batch settles.
+	tailShare = 10
+	// topUpWait is how long that is waited for: settling takes two seconds, and a
+	// wallet that did not run low is waited for in vain.
+	topUpWait = 4 * time.Second
+)
+
+// awaitTopUps waits until the wallets that top themselves up have done so.
+func (d *demo) awaitTopUps(ctx context.Context) {
+	for deadline := time.Now().Add(topUpWait); ctx.Err() == nil && time.Now().Before(deadline); time.Sleep(settlePoll) {
+		missing := 0
+		for i := range d.customers {
+			var list struct {
+				Data []struct{ Kind, State string }
+			}
+			c := &d.customers[i]
+			if c.auto == nil {
+				continue
+			}
+			if err := d.books.api(ctx, "/customers/"+c.id+"/topups", nil, &list); err != nil {
+				return // what is wrong is told when the books are read
+			}
+			missing++
+			for _, t := range list.Data {
+				if t.Kind == "auto" && t.State == "succeeded" {
+					missing--
+					break
+				}
+			}
+		}
+		if missing == 0 {
+			return
+		}
+	}
+}
+
 // tellFunding tells how wallets topped themselves up.
 func (d *demo) tellFunding(f *facts) {
 	var sum money.Nano
